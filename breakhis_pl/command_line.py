@@ -1,0 +1,180 @@
+"""What the top-level programs share: help at once, every job of a command checked before the first one starts.
+
+Hydra is imported only after `--help` has been answered, torch only after the configuration was found possible.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from breakhis_pl.config import ProgramName
+from breakhis_pl.errors import BreakHisError, ConfigurationError
+
+_CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+_OWN_COMPOSITION = {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--experimental-rerun"}
+_HYDRA_ANSWERS = {"--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--resolve"}
+
+_HELP = {
+    "train": """\
+train.py trains a network to tell benign from malignant breast tumors (BreakHis) and evaluates it.
+
+usage: python train.py [group=option …] [key=value …]
+       python train.py -m key=value,value …          one run per combination of values
+
+Examples
+  python train.py experiment=demo                    a minute on drawn images, no download
+  python train.py model=resnet18 data.root=data      the report's ResNet-18 on the real images
+  python train.py -m model=resnet18,wide_resnet50,resnext50        the report's three networks, compared
+  python train.py model=resnet18 optimizer=sgd optimizer.lr=0.01 trainer.max_epochs=30
+  python train.py -m data.split=ratio data.test_fraction=0.2 seed=0,1,2        80/20, three splits
+
+The real images: python -m breakhis_pl.data.download fetches them (4 GB) into data/.
+
+Groups and their options (* is the default)
+{groups}
+
+Keys used most
+  data.root=data              folder with the images, in any arrangement
+  data.fold=2                 the authors' fold, 1 to 5
+  data.magnification=200      40, 100, 200, 400 or a list: '[40,200]'
+  data.image_size=224         side in pixels;  data.batch_size=32
+  data.require_complete=false use an incomplete folder of images
+  model.weights=imagenet      none, or a file with a torchvision state dict
+  trainer.max_epochs=15       seed=0
+  hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
+
+All keys with their values: python train.py --cfg job     Hydra's own options: python train.py --hydra-help
+Afterwards: python evaluate.py run=<run folder>           tensorboard --logdir outputs
+""",
+    "evaluate": """\
+evaluate.py evaluates a checkpoint of a run again and writes the results into the run's folder.
+
+usage: python evaluate.py run=<run folder> [key=value …]
+
+Examples
+  python evaluate.py run=outputs/2026-01-31/12-00-00_resnet18
+  python evaluate.py run=<run folder> root=/elsewhere/BreaKHis_v1        the images have moved
+  python evaluate.py run=<run folder> subset=train                       on the train images, into <run folder>/train/
+  python evaluate.py run=<run folder> checkpoint=some/other.ckpt
+  python -m breakhis_pl.evaluation <run folder>/test/predictions.csv     the numbers alone, without torch
+
+Keys
+  run                  run folder to evaluate (needed)
+  checkpoint=last      last, or the path of a checkpoint
+  subset=test          test or train
+  root                 data folder, where it is not the one the run was trained on
+  batch_size           images per step; the run's own unless given
+  accelerator=auto     auto, cpu, gpu or mps
+""",
+}
+
+
+def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
+    """Runs one of the top-level programs with the arguments of the command line.
+
+    Args:
+        program: "train" or "evaluate".
+        arguments: Without the program's name; those of the process if None.
+
+    Raises:
+        SystemExit: With status 1 if a configuration or a run failed; 0 after help.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "-h" in given or "--help" in given:
+        sys.stdout.write(help_text(program))
+        raise SystemExit(0)
+    try:
+        if _check_at_the_door(program, given):
+            _run_hydra(program, given)
+    except BreakHisError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
+
+
+def help_text(program: ProgramName) -> str:
+    """What `--help` prints; needs no third-party package."""
+    text = _HELP[program]
+    return text.format(groups=_groups()) if "{groups}" in text else text
+
+
+def _groups() -> str:
+    """Every group with its options and what they are for, from the first comment of their files."""
+    chosen = _defaults()
+    lines = []
+    for folder in sorted((path for path in _CONF_FOLDER.iterdir() if path.is_dir()), key=lambda path: path.name):
+        for index, option in enumerate(sorted(folder.glob("*.yaml"))):
+            mark = "*" if chosen.get(folder.name) == option.stem else " "
+            start = f"{folder.name}=" if index == 0 else ""
+            lines.append(f"  {start:<14}{option.stem + mark:<16}{_first_comment(option)}")
+    return "\n".join(lines)
+
+
+def _defaults() -> dict[str, str]:
+    """Option by group in the defaults list of train.yaml."""
+    pairs = (line.strip().removeprefix("- ").partition(": ") for line in _read_lines(_CONF_FOLDER / "train.yaml"))
+    return {group: option for group, separator, option in pairs if separator}
+
+
+def _first_comment(file: Path) -> str:
+    comments = (line[2:] for line in _read_lines(file) if line.startswith("# ") and not line.startswith("# @"))
+    return next(comments, "")
+
+
+def _read_lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def _check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
+    """Checks the configuration of every job of the command.
+
+    Returns:
+        Whether there is something left to run.
+
+    Raises:
+        ConfigurationError: If any job's configuration is not possible.
+    """
+    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
+
+    composition.register()
+    options = {argument.partition("=")[0] for argument in given if argument.startswith("-")}
+    if options & (_OWN_COMPOSITION | _HYDRA_ANSWERS):
+        return True  # Hydra answers by itself, or composes what only it can; jobs are checked again when they start
+    overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
+    swept = composition.swept_keys(overrides)
+    multirun = bool(options & {"-m", "--multirun"})
+    if swept and not multirun:
+        command = " ".join(["python", f"{program}.py", "-m", *given])
+        raise ConfigurationError(f"{', '.join(swept)} has several values; for one run each: {command}")
+    composition.register(swept)
+    for job in composition.expand_sweep(overrides):
+        composition.compose_checked(program, job)
+    return True
+
+
+def _run_hydra(program: ProgramName, given: Sequence[str]) -> None:
+    """Hands over to Hydra, which calls the job once per run."""
+    import hydra  # noqa: PLC0415 - after the answer to --help
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    from hydra.errors import CompactHydraException  # noqa: PLC0415
+    from hydra.types import RunMode  # noqa: PLC0415
+
+    from breakhis_pl import composition  # noqa: PLC0415
+
+    def job(composed: Any) -> None:
+        config = composition.typed(program, composed)
+        from breakhis_pl import run  # noqa: PLC0415 - imports torch
+
+        settings = HydraConfig.get()
+        folder = Path(settings.runtime.output_dir)
+        sweep = Path(settings.sweep.dir) if settings.mode == RunMode.MULTIRUN else None
+        try:
+            if program == "train":
+                run.train(config, folder, sweep=sweep)
+            else:
+                run.evaluate(config)
+        except BreakHisError as error:
+            raise CompactHydraException(str(error)) from None
+
+    sys.argv[1:] = given
+    hydra.main(version_base="1.3", config_path=str(_CONF_FOLDER), config_name=program)(job)()

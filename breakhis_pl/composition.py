@@ -1,0 +1,249 @@
+"""Hydra's side of the configuration: schema, composition, and errors that name the valid keys.
+
+Everything a user can get wrong in keys and values is found here, before torch is imported.
+"""
+
+import difflib
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from breakhis_pl.config import PROGRAMS, VARIANTS, DataConfig, ProgramName, faults, magnifications
+from breakhis_pl.errors import ConfigurationError, listed
+
+CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+
+_swept_keys: tuple[str, ...] = ()
+
+
+def register(swept_keys: Sequence[str] = ()) -> None:
+    """Makes schema and resolvers known to Hydra; may be called again.
+
+    Args:
+        swept_keys: Keys that the command line gives several values, for the names of a sweep's folders.
+    """
+    global _swept_keys  # noqa: PLW0603 - Hydra calls resolvers without context
+    _swept_keys = tuple(swept_keys)
+    store = ConfigStore.instance()
+    for program, node in PROGRAMS.items():
+        store.store(group="schema", name=program, node=node)
+    for group, (_, variants) in VARIANTS.items():
+        for variant in variants.values():
+            store.store(group=f"schema/{group}", name=variant.__name__.removesuffix(_suffix(group)).lower(), node=variant)
+    OmegaConf.register_new_resolver("sweep_choice", sweep_choice, replace=True)
+
+
+def _suffix(group: str) -> str:
+    return "DataConfig" if group == "data" else "Config"
+
+
+def sweep_choice(overrides: Sequence[str]) -> str:
+    """Folder name of one run of a sweep: its swept values, joined by "_".
+
+    A value is kept as it is where it is a plain word or number; otherwise what does not fit into a folder name is
+    replaced, and a short checksum keeps different values apart.
+
+    Args:
+        overrides: All overrides of the run, as in "model=resnet18".
+    """
+    parts = []
+    for override in overrides:
+        name, _, value = override.lstrip("+~").partition("=")
+        if name not in _swept_keys:
+            continue
+        word = re.sub(r"[^A-Za-z0-9.+-]+", "-", value).strip("-.")
+        parts.append(word if word == value else f"{word}-{hashlib.sha256(value.encode()).hexdigest()[:6]}")
+    return "_".join(parts) or "run"
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """The command line's overrides.
+
+    Raises:
+        ConfigurationError: If one of them is none.
+    """
+    try:
+        return list(OverridesParser.create().parse_overrides(list(arguments)))
+    except HydraException as error:
+        raise ConfigurationError(f"{error}\nan override is key=value, as in model=resnet18") from error
+
+
+def swept_keys(overrides: Sequence[Override]) -> tuple[str, ...]:
+    """Keys that have several values, in the order of the command line."""
+    return tuple(override.get_key_element().lstrip("+~") for override in overrides if override.is_sweep_override())
+
+
+def expand_sweep(overrides: Sequence[Override]) -> Iterator[list[str]]:
+    """The overrides of every run of a sweep."""
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_discrete_sweep()
+        else [override.input_line or ""]
+        for override in overrides
+    ]
+    yield from (list(combination) for combination in itertools.product(*choices))
+
+
+def compose_checked(program: ProgramName, overrides: Sequence[str]) -> Any:
+    """The typed configuration that the overrides give.
+
+    Args:
+        program: Name of the primary configuration.
+        overrides: As on the command line, without sweeps.
+
+    Returns:
+        The program's dataclass of `config.PROGRAMS`.
+
+    Raises:
+        ConfigurationError: With all faults in one message.
+    """
+    try:
+        with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+            composed = compose(program, overrides=list(overrides))
+    except HydraException as error:
+        raise ConfigurationError(_explain(error)) from error
+    except ValueError as error:  # Hydra's plain error for a group set to null
+        raise ConfigurationError(str(error)) from error
+    return typed(program, composed)
+
+
+def typed(program: ProgramName, composed: DictConfig) -> Any:
+    """The composed configuration as the program's dataclass, every value checked.
+
+    Raises:
+        ConfigurationError: With all faults in one message.
+    """
+    schema = PROGRAMS[program]
+    strange = list(_unknown_keys(composed, schema))
+    if strange:
+        raise ConfigurationError("\n".join(strange))
+    config = _instance(schema, composed)
+    found = list(faults(config))
+    if found:
+        raise ConfigurationError("\n".join(found))
+    return config
+
+
+def restored(program: ProgramName, values: Mapping[str, Any]) -> Any:
+    """The typed configuration from plain values, such as run.json holds.
+
+    Raises:
+        ConfigurationError: With all faults in one message.
+    """
+    register(_swept_keys)
+    return typed(program, OmegaConf.create(dict(values)))
+
+
+def plain(config: object) -> dict[str, Any]:
+    """A typed configuration as plain values, for run.json."""
+    container = OmegaConf.to_container(OmegaConf.structured(config))
+    if not isinstance(container, dict):  # pragma: no cover - a dataclass always gives a dict
+        raise ConfigurationError(f"{config!r} is no configuration")
+    return {str(name): value for name, value in container.items()}
+
+
+def _variant(name: str, node: Any) -> type | None:
+    """The dataclass of a group whose options have keys of their own; None if `name` is no such group."""
+    if name not in VARIANTS:
+        return None
+    tell_apart, variants = VARIANTS[name]
+    value = node.get(tell_apart) if isinstance(node, DictConfig) else None
+    if value not in variants:
+        raise ConfigurationError(f"{name}.{tell_apart}={value} is not possible; expected one of {listed(variants)}")
+    return variants[value]
+
+
+def _unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> Iterator[str]:
+    """A sentence for each key that the schema does not have."""
+    known = {entry.name: entry for entry in fields(schema)}
+    for name in map(str, node):
+        if name not in known:
+            yield unknown_key(f"{prefix}{name}", list(known))
+            continue
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none():
+            variant = _variant(name, child) or known[name].type
+            if isinstance(variant, type):
+                yield from _unknown_keys(child, variant, f"{prefix}{name}.")
+
+
+def unknown_key(name: str, valid: Sequence[str]) -> str:
+    """The sentence about a key that does not exist: the nearest one, and all there are."""
+    group, _, last = name.rpartition(".")
+    near = difflib.get_close_matches(last, valid, n=1)
+    hint = f" (did you mean {group + '.' if group else ''}{near[0]}?)" if near else ""
+    return f"unknown key {name}{hint}; {group or 'the configuration'} has: {', '.join(sorted(valid))}"
+
+
+def _instance(schema: type, node: DictConfig) -> Any:
+    """The dataclass with the node's values, types converted as OmegaConf does."""
+    try:
+        values: dict[str, Any] = {}
+        groups = {}
+        for entry in fields(schema):
+            variant = _variant(entry.name, node.get(entry.name)) if entry.name in VARIANTS else None
+            if variant is not None:
+                groups[entry.name] = OmegaConf.merge(OmegaConf.structured(variant), node[entry.name])
+        whole = OmegaConf.merge(OmegaConf.structured(schema), node, groups)
+        for entry in fields(schema):
+            values[entry.name] = _plain_value(whole, entry.name)
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(_explain_value(error)) from error
+    config = schema(**values)
+    data = getattr(config, "data", None)
+    if isinstance(data, DataConfig):
+        data.magnification = magnifications(data.magnification)
+    return config
+
+
+def _plain_value(whole: Any, name: str) -> Any:
+    """A value, or a group as its dataclass, with interpolations resolved and nothing missing."""
+    value = whole[name]
+    if not OmegaConf.is_config(value):
+        return value
+    missing = OmegaConf.missing_keys(value)
+    if missing:
+        raise ConfigurationError(f"{listed(sorted(f'{name}.{key}' for key in missing))} has no value; set it")
+    OmegaConf.resolve(value)
+    return OmegaConf.to_object(value)
+
+
+def _explain_value(error: OmegaConfBaseException) -> str:
+    """A value of the wrong type, a missing one or an interpolation that leads nowhere, in one line."""
+    text = str(error.msg or error).splitlines()[0]
+    name = error.full_key or ""
+    if "Missing mandatory value" in text:
+        return f"{name} has no value; set it, as in {name}=…"
+    return f"{name}={error.value!r} is not possible: {text}" if error.value is not None else f"{name}: {text}"
+
+
+def _explain(error: HydraException) -> str:
+    """Hydra's error with the valid options or keys instead of its advice to add the key."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        near = difflib.get_close_matches(choice, error.options, n=1)
+        hint = f" (did you mean {group}={near[0]}?)" if near else ""
+        return f"{group}={choice} does not exist{hint}; options of {group}: {', '.join(error.options)}"
+    cause = error.__cause__
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
+        where = re.match(r"In '([^']+)'", str(error))
+        place = f"conf/{where[1]}.yaml: " if where else ""
+        schema = cause.object_type
+        if cause.full_key and isinstance(schema, type) and hasattr(schema, "__dataclass_fields__"):
+            names = [entry.name for entry in fields(schema)]
+            if cause.full_key.rpartition(".")[2] not in names:
+                return place + unknown_key(cause.full_key, names)
+        return place + _explain_value(cause)
+    return str(error)

@@ -1,0 +1,250 @@
+"""Every key of the configuration, with its default, its meaning and its bounds.
+
+The reference of all keys: one dataclass per group, or per option where the options of a group differ. Importing this
+module imports neither Hydra nor torch. `faults` holds the rules; `breakhis_pl.composition` applies them to what Hydra
+composed.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+from breakhis_pl.data.breakhis import FOLDS, MAGNIFICATIONS
+from breakhis_pl.errors import listed
+
+BACKBONES = ("resnet18", "wide_resnet50", "resnext50")
+SPLITS = ("official", "ratio")
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+SMALLEST_IMAGE = 32
+"""The backbones halve an image five times: 32 pixels become one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a value of the configuration may be."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[object, ...] | None = None
+
+    def expectation(self, value: object) -> str | None:
+        """What was expected instead of `value`; None if it is possible."""
+        if self.choices is not None:
+            return None if value in self.choices else f"one of {listed(self.choices)}"
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        limits = [
+            (self.at_least, lambda limit: value >= limit, "at least"),
+            (self.above, lambda limit: value > limit, "above"),
+            (self.at_most, lambda limit: value <= limit, "at most"),
+            (self.below, lambda limit: value < limit, "below"),
+        ]
+        if all(limit is None or holds(limit) for limit, holds, _ in limits) and math.isfinite(value):
+            return None
+        return "a number " + " and ".join(f"{word} {limit:g}" for limit, _, word in limits if limit is not None)
+
+
+def key(default: Any, meaning: str, **bounds: Any) -> Any:
+    """A field of a configuration dataclass: its default, what it means, and its `Bounds`."""
+    metadata = {"meaning": meaning, "bounds": Bounds(**bounds)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class DataConfig:
+    """Keys of `data` that all its options share."""
+
+    source: str = key("???", "tells the options apart")
+    cache_dir: str = key("outputs/cache", "folder of the stores of decoded images; may be deleted at any time")
+    magnification: Any = key(200, "40, 100, 200 or 400, or a list of them", choices=MAGNIFICATIONS)
+    image_size: int = key(224, "side in pixels that images are resized to, aspect not kept", at_least=SMALLEST_IMAGE)
+    batch_size: int = key(32, "images per training step", at_least=1)
+    split: str = key("official", "official: the authors' folds; ratio: whole cases by chance", choices=SPLITS)
+    fold: int = key(2, "the authors' fold, for split=official", choices=FOLDS)
+    test_fraction: float = key(0.3, "share of test images, for split=ratio", above=0, below=1)
+    verify: bool = key(False, "decode all images again and compare them with the store")
+
+
+@dataclass
+class BreakHisDataConfig(DataConfig):
+    """Keys of `data=breakhis`."""
+
+    source: str = key("breakhis", "tells the options apart", choices=("breakhis",))
+    root: str = key("data", "any folder that holds files with BreakHis names, at any depth")
+    require_complete: bool = key(True, "refuse a folder that does not hold exactly the published images")
+
+
+@dataclass
+class SyntheticDataConfig(DataConfig):
+    """Keys of `data=synthetic`."""
+
+    source: str = key("synthetic", "tells the options apart", choices=("synthetic",))
+    images_per_patient: int = key(8, "images drawn per patient and magnification", at_least=1)
+    width: int = key(175, "width in pixels of the drawn images; 700 is that of the originals", at_least=32)
+    draw_seed: int = key(0, "seed of the drawing, apart from the seed of the run", at_least=0)
+
+
+@dataclass
+class AugmentationConfig:
+    """Keys of `augmentation`."""
+
+    horizontal_flip: float = key(0.5, "probability of a left-right flip", at_least=0, at_most=1)
+    vertical_flip: float = key(0.5, "probability of an up-down flip", at_least=0, at_most=1)
+    rotation: float = key(20.0, "largest rotation to either side in degrees", at_least=0, at_most=180)
+
+
+@dataclass
+class ModelConfig:
+    """Keys of `model`."""
+
+    backbone: str = key("???", "name of the network", choices=BACKBONES)
+    weights: str = key("imagenet", "imagenet, none, or the path of a torchvision state dict")
+    dropout: float = key(0.4, "probability of dropout in the head", at_least=0, below=1)
+    epochs: int = key("???", "epochs the report trained this network for", at_least=1)
+
+
+@dataclass
+class AdamaxConfig:
+    """Keys of `optimizer=adamax`."""
+
+    _target_: str = "torch.optim.Adamax"
+    lr: float = key(5e-4, "learning rate", above=0)
+    weight_decay: float = key(0.0, "L2 penalty", at_least=0)
+
+
+@dataclass
+class AdamWConfig:
+    """Keys of `optimizer=adamw`."""
+
+    _target_: str = "torch.optim.AdamW"
+    lr: float = key(5e-4, "learning rate", above=0)
+    weight_decay: float = key(0.01, "decoupled weight decay", at_least=0)
+
+
+@dataclass
+class SGDConfig:
+    """Keys of `optimizer=sgd`."""
+
+    _target_: str = "torch.optim.SGD"
+    lr: float = key(5e-4, "learning rate", above=0)
+    momentum: float = key(0.9, "momentum", at_least=0, below=1)
+    nesterov: bool = key(False, "Nesterov's momentum")
+    weight_decay: float = key(0.0, "L2 penalty", at_least=0)
+
+
+@dataclass
+class ExponentialConfig:
+    """Keys of `scheduler=exponential`."""
+
+    _target_: str = "torch.optim.lr_scheduler.ExponentialLR"
+    gamma: float = key(0.9, "factor on the learning rate after each epoch", above=0, at_most=1)
+
+
+@dataclass
+class CosineConfig:
+    """Keys of `scheduler=cosine`."""
+
+    _target_: str = "torch.optim.lr_scheduler.CosineAnnealingLR"
+    T_max: int = key("${trainer.max_epochs}", "epochs until the learning rate is at its lowest", at_least=1)
+    eta_min: float = key(0.0, "lowest learning rate", at_least=0)
+
+
+@dataclass
+class ConstantConfig:
+    """Keys of `scheduler=constant`."""
+
+    _target_: str = "torch.optim.lr_scheduler.ConstantLR"
+    factor: float = key(1.0, "factor on the learning rate", above=0, at_most=1)
+
+
+@dataclass
+class TrainerConfig:
+    """Keys of `trainer`."""
+
+    accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
+    precision: str = key("auto", "auto: bf16 or fp16 mixed on a GPU, float32 elsewhere", choices=PRECISIONS)
+    max_epochs: int = key("${model.epochs}", "epochs to train for", at_least=1)
+    deterministic: bool = key(False, "only deterministic algorithms, at the cost of speed")
+    limit_train_batches: int | None = key(None, "train batches per epoch; null takes all", at_least=1)
+    progress_bar: bool = key(True, "a bar on a terminal; a line per epoch is always printed")
+
+
+@dataclass
+class TrainConfig:
+    """All keys of train.py."""
+
+    data: Any = key(None, "where images come from and how they are split")
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: Any = key(None, "the optimizer and its numbers")
+    scheduler: Any = key(None, "the learning rate over the epochs")
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = key(0, "seed of everything that is drawn during the run", at_least=0)
+
+
+@dataclass
+class EvaluateConfig:
+    """All keys of evaluate.py."""
+
+    run: str = key("???", "run folder to evaluate")
+    checkpoint: str = key("last", "last, or the path of a checkpoint")
+    subset: str = key("test", "images to evaluate on", choices=("test", "train"))
+    root: str | None = key(None, "data folder, where it is not the one the run was trained on")
+    batch_size: int | None = key(None, "images per step; null takes the run's", at_least=1)
+    accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
+
+
+OptimizerConfig: TypeAlias = AdamaxConfig | AdamWConfig | SGDConfig
+SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | ConstantConfig
+
+VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
+    {
+        "data": ("source", {"breakhis": BreakHisDataConfig, "synthetic": SyntheticDataConfig}),
+        "optimizer": ("_target_", {v._target_: v for v in (AdamaxConfig, AdamWConfig, SGDConfig)}),
+        "scheduler": ("_target_", {v._target_: v for v in (ExponentialConfig, CosineConfig, ConstantConfig)}),
+    }
+)
+"""Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
+
+ProgramName: TypeAlias = Literal["train", "evaluate"]
+PROGRAMS: Mapping[str, type] = MappingProxyType({"train": TrainConfig, "evaluate": EvaluateConfig})
+
+
+def faults(config: object, prefix: str = "") -> Iterator[str]:
+    """A sentence for every value of a configuration dataclass that is not possible, in the order of the keys."""
+    for entry in fields(config):  # type: ignore[arg-type]
+        name, value = f"{prefix}{entry.name}", getattr(config, entry.name)
+        if is_dataclass(value):
+            yield from faults(value, f"{name}.")
+            continue
+        bounds: Bounds = entry.metadata.get("bounds", Bounds())
+        for part in value if isinstance(value, tuple) else (value,):
+            expectation = bounds.expectation(part)
+            if expectation is not None:
+                yield f"{name}={part} is not possible; expected {expectation}"
+    yield from _faults_across(config, prefix)
+
+
+def _faults_across(config: object, prefix: str) -> Iterator[str]:
+    """Faults that only several keys together show."""
+    match config:
+        case DataConfig(magnification=()):
+            yield f"{prefix}magnification=[] is not possible; expected at least one of {listed(MAGNIFICATIONS)}"
+        case DataConfig(magnification=tuple() as asked) if len(set(asked)) < len(asked):
+            yield f"{prefix}magnification={list(asked)} names one of them twice"
+        case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
+            yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
+        case _:
+            pass
+
+
+def magnifications(value: object) -> tuple[object, ...]:
+    """The value of `data.magnification` as a tuple: it may be one number or a list of them."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

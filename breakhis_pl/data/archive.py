@@ -1,0 +1,184 @@
+"""Unpacks the archive of BreakHis: everything that is allowed in it, or nothing at all."""
+
+import gzip
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from breakhis_pl.data.progress import byte_progress, size_text, write_line
+from breakhis_pl.errors import ArchiveError, BreakHisError, DownloadError
+
+FOLDER_NAME = "BreaKHis_v1"
+"""The one folder at the top of the authors' archive."""
+
+MAX_MEMBERS = 20_000
+MAX_MEMBER_BYTES = 50_000_000
+MAX_UNPACKED_BYTES = 20_000_000_000
+
+UNPACKED_FACTOR = 1.1
+"""Unpacked size over archive size, on the safe side: PNG files hardly compress any further."""
+
+_HEADER_ALLOWANCE = 1 << 16
+_TAIL_ALLOWANCE = 1 << 26
+_UNPACKING_PREFIX = f".{FOLDER_NAME}.unpacking-"
+_DAMAGE = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, RecursionError)
+
+
+class _BoundedReader:
+    """Reads a stream as far as its allowance: tarfile takes a header of any length into memory, so no header gets long.
+
+    Attributes:
+        allowance: Bytes that may still be read.
+    """
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream = stream
+        self.allowance = _HEADER_ALLOWANCE
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.allowance -= len(data)
+        if self.allowance < 0:
+            raise ArchiveError("a header or the tail of the archive is far too long")
+        return data
+
+
+def check_disk(folder: Path, *, n_unpacked: int, n_fetched: int = 0) -> None:
+    """Checks that a disk has room for what is to come.
+
+    Args:
+        folder: An existing folder on that disk.
+        n_unpacked: Bytes that unpacking will write.
+        n_fetched: Bytes of the archive that have yet to be fetched.
+
+    Raises:
+        DownloadError: If less is free.
+    """
+    needed = n_fetched + n_unpacked
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        parts = [f"{size_text(n_fetched)} to fetch"] * (n_fetched > 0) + [f"{size_text(n_unpacked)} to unpack"]
+        raise DownloadError(
+            f"{size_text(needed)} needed on the disk of {folder} ({', '.join(parts)}), {size_text(free)} free; "
+            "make room, or choose a folder on another disk with --to"
+        )
+
+
+def unpack_archive(archive: Path, to: Path, *, say: Callable[[str], None] = write_line) -> Path:
+    """Unpacks a BreaKHis_v1.tar.gz, and returns the folder BreaKHis_v1 that came out of it.
+
+    The folder appears when all of it is there. Until then files lie in a hidden folder beside it, which goes when
+    anything fails.
+
+    Args:
+        archive: The archive, a tar file compressed by gzip.
+        to: Folder to unpack into; made if it does not exist.
+        say: Takes a line for the user.
+
+    Raises:
+        ArchiveError: If the folder exists already, or if the archive is damaged, cannot be written, or holds anything
+            but folders and files inside BreaKHis_v1, or too many or too large ones.
+        DownloadError: If the disk has no room for it.
+    """
+    target = to / FOLDER_NAME
+    if target.exists():
+        raise ArchiveError(f"{target} exists; move it away or choose another folder, nothing is merged into it")
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        check_disk(to, n_unpacked=int(archive.stat().st_size * UNPACKED_FACTOR))
+        for leftover in sorted(to.glob(f"{_UNPACKING_PREFIX}*")):
+            say(f"{leftover} is from an unpacking that goes on elsewhere or was killed; remove it in that case")
+        with tempfile.TemporaryDirectory(prefix=_UNPACKING_PREFIX, dir=to) as unpacking:
+            _extract(archive, Path(unpacking))
+            unpacked = Path(unpacking) / FOLDER_NAME
+            if not unpacked.is_dir():
+                raise ArchiveError(f"{archive} holds no folder {FOLDER_NAME}; {_remedy(archive)}")
+            unpacked.rename(target)
+    except BreakHisError:
+        raise
+    except _DAMAGE as error:
+        raise ArchiveError(f"{archive} is damaged or no tar.gz file ({error}); {_remedy(archive)}") from error
+    except OSError as error:
+        raise ArchiveError(f"cannot unpack {archive} into {to} ({error}); nothing was left there") from error
+    return target
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Checks and writes one member after the other, then reads to the end, where gzip keeps its checksum."""
+    with (
+        archive.open("rb") as file,
+        gzip.GzipFile(fileobj=file, mode="rb") as decompressed,
+        byte_progress("unpacking", total=archive.stat().st_size) as advance,
+    ):
+        stream = _BoundedReader(decompressed)
+        try:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                _extract_members(tar, folder, stream=stream, on_member=_position_reporter(file, advance))
+            stream.allowance = _TAIL_ALLOWANCE
+            while stream.read(1 << 20):
+                pass
+        except ArchiveError as error:
+            raise ArchiveError(f"{archive}: {error}; nothing was unpacked; {_remedy(archive)}") from error
+
+
+def _extract_members(
+    tar: tarfile.TarFile, folder: Path, *, stream: _BoundedReader, on_member: Callable[[], None]
+) -> None:
+    n_unpacked = 0
+    for n_members, member in enumerate(tar, start=1):
+        _check_member(member)
+        n_unpacked += member.size
+        if n_members > MAX_MEMBERS:
+            raise ArchiveError(f"more than {MAX_MEMBERS:,} members")
+        if n_unpacked > MAX_UNPACKED_BYTES:
+            raise ArchiveError(f"more than {size_text(MAX_UNPACKED_BYTES)} unpacked")
+        stream.allowance = member.size + _HEADER_ALLOWANCE
+        if not _is_beside_folder(member):
+            tar.extract(member, folder, filter="data")
+        on_member()
+
+
+def _check_member(member: tarfile.TarInfo) -> None:
+    """Checks that a member is a folder or a file of possible size inside BreaKHis_v1.
+
+    Raises:
+        ArchiveError: If it is not.
+    """
+    name = f"member {member.name!r}"
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or any(letter in member.name for letter in "\\:\0"):
+        raise ArchiveError(f"{name} would lie outside its folder")
+    if member.issym() or member.islnk():
+        raise ArchiveError(f"{name} is a link to {member.linkname!r}; only files and folders are unpacked")
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
+        raise ArchiveError(f"{name} is neither a file nor a folder")
+    if member.size > MAX_MEMBER_BYTES:
+        raise ArchiveError(f"{name} has {size_text(member.size)}, at most {size_text(MAX_MEMBER_BYTES)} are expected")
+    if path.parts[:1] != (FOLDER_NAME,) and not _is_beside_folder(member):
+        raise ArchiveError(f"{name} is not in {FOLDER_NAME}/, where all of BreakHis lies")
+
+
+def _is_beside_folder(member: tarfile.TarInfo) -> bool:
+    """Whether a member is "./" itself, or a file in which macOS keeps what belongs to the folder ("._BreaKHis_v1")."""
+    parts = PurePosixPath(member.name).parts
+    return not parts or (len(parts) == 1 and parts[0].startswith("._"))
+
+
+def _position_reporter(file: BinaryIO, advance: Callable[[int], object]) -> Callable[[], None]:
+    reported = 0
+
+    def report() -> None:
+        nonlocal reported
+        position = file.tell()
+        advance(position - reported)
+        reported = position
+
+    return report
+
+
+def _remedy(archive: Path) -> str:
+    return f"remove {archive} and fetch it again, if need be from a mirror with --url"

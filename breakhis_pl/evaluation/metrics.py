@@ -1,0 +1,204 @@
+"""Everything that metrics.json holds, from a table of predictions.
+
+The formulas are in `confusion` and `scores`, the intervals in `intervals`; here they are put together.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES
+from breakhis_pl.errors import PredictionsError
+from breakhis_pl.evaluation import confusion as of_confusion
+from breakhis_pl.evaluation import scores
+from breakhis_pl.evaluation.predictions import Predictions
+
+N_DRAWS = 10_000
+"""Bootstrap draws behind an interval, if nothing else is asked for."""
+
+PER_CLASS_METRICS = ("precision", "recall", "f1")
+
+SIGNIFICANT_DIGITS = 12
+
+
+def evaluate(
+    predictions: Predictions,
+    *,
+    subset: str = "test",
+    with_intervals: bool = True,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
+    siblings: Collection[str] = (),
+) -> dict[str, Any]:
+    """What metrics.json holds: every metric as `{"value": v, "ci95": [lo, hi]}`, counts, tables by subtype.
+
+    A value is None where it is not defined (the AUROC where a class has no image), an interval where there is none: a
+    single case, no value, or `with_intervals` false.
+
+    Args:
+        predictions: One row per image, at least one.
+        subset: Name of the subset that the images belong to.
+        with_intervals: Whether to compute the 95 % intervals, which resample cases.
+        seed: Of the draws.
+        n_draws: Number of draws.
+        siblings: Names of images of which a slide of the same case was trained on. If the table holds some of them,
+            "without_siblings" holds the same metrics of the other images, None if there are none.
+
+    Raises:
+        PredictionsError: If there is no row.
+
+    Source:
+        The formulas: `breakhis_pl.evaluation.confusion` and `breakhis_pl.evaluation.scores`.
+    """
+    if len(predictions) == 0:
+        raise PredictionsError("a table of predictions without rows has no metrics; expected one row per image")
+    options = {"with_intervals": with_intervals, "seed": seed, "n_draws": n_draws}
+    metrics = {"subset": subset, **_summary(predictions, **options)}
+    metrics |= {"per_magnification": _per_magnification(predictions), "per_subtype": _per_subtype(predictions)}
+    trained_on = frozenset(siblings)
+    is_other = np.array([image not in trained_on for image in predictions.image])
+    if not is_other.all():
+        metrics["without_siblings"] = _summary(predictions.select(is_other), **options) if is_other.any() else None
+    return metrics
+
+
+def point_values(predictions: Predictions) -> dict[str, float | None]:
+    """Value of every metric that carries an interval, by its name; those of a class end in "_benign", "_malignant".
+
+    Args:
+        predictions: One row per image, at least one.
+    """
+    target, prob_malignant = predictions.target, predictions.prob_malignant
+    confusion = of_confusion.confusion_matrix(target, predictions.predicted)
+    by_class = {
+        "precision": of_confusion.precision(confusion),
+        "recall": of_confusion.recall(confusion),
+        "f1": of_confusion.f1(confusion),
+    }
+    values: dict[str, float | None] = {
+        "accuracy": float(of_confusion.accuracy(confusion)),
+        "balanced_accuracy": float(of_confusion.balanced_accuracy(confusion)),
+    }
+    values |= {f"weighted_{name}": float(of_confusion.weighted(of, confusion)) for name, of in by_class.items()}
+    values |= {f"macro_{name}": float(of_confusion.macro(of)) for name, of in by_class.items()}
+    values |= {
+        "mcc": float(of_confusion.matthews_correlation(confusion)),
+        "auroc": scores.roc_auc(target, prob_malignant),
+        "average_precision": scores.average_precision(target, prob_malignant),
+        "brier": scores.brier_score(target, prob_malignant),
+        "log_loss": scores.log_loss(target, predictions.probabilities),
+        "ece": scores.expected_calibration_error(target, prob_malignant),
+        "patient_recognition_rate": scores.patient_recognition_rate(predictions.correct, index_of(predictions.patient)),
+        "case_accuracy": scores.case_accuracy(target, prob_malignant, index_of(predictions.case)),
+    }
+    for name, of in by_class.items():
+        values |= {f"{name}_{class_name}": float(of[i]) for i, class_name in enumerate(CLASS_NAMES)}
+    return values
+
+
+def index_of(names: Iterable[str]) -> NDArray[np.int64]:
+    """Index of each name among the sorted distinct names; int64, (n,).
+
+    Example:
+        >>> index_of(["b", "a", "b"]).tolist()
+        [1, 0, 1]
+    """
+    _, index = np.unique(np.array(list(names), dtype=object), return_inverse=True)
+    return index.astype(np.int64)
+
+
+def _summary(predictions: Predictions, *, with_intervals: bool, seed: int, n_draws: int) -> dict[str, Any]:
+    confusion = of_confusion.confusion_matrix(predictions.target, predictions.predicted)
+    estimates = {name: {"value": _rounded(value), "ci95": None} for name, value in point_values(predictions).items()}
+    per_class: dict[str, dict[str, Any]] = {}
+    for i, class_name in enumerate(CLASS_NAMES):
+        per_class[class_name] = {name: estimates.pop(f"{name}_{class_name}") for name in PER_CLASS_METRICS}
+        per_class[class_name]["support"] = int(confusion[i].sum())
+    benign, malignant = CLASS_NAMES
+    return {
+        **_counts(predictions),
+        "class_names": list(CLASS_NAMES),
+        "confusion_matrix": confusion.tolist(),
+        "per_class": per_class,
+        **estimates,
+        "sensitivity": per_class[malignant]["recall"],
+        "specificity": per_class[benign]["recall"],
+    }
+
+
+def _counts(predictions: Predictions) -> dict[str, int]:
+    return {
+        "n_images": len(predictions),
+        "n_patients": len(set(predictions.patient)),
+        "n_cases": len(set(predictions.case)),
+    }
+
+
+def _per_magnification(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    """Figures by magnification, "200"; recall of a class is None where it has no image."""
+    table = {}
+    for magnification in np.unique(predictions.magnification):
+        part = predictions.select(predictions.magnification == magnification)
+        confusion = of_confusion.confusion_matrix(part.target, part.predicted)
+        recall = [
+            _rounded(float(of)) if support else None
+            for of, support in zip(of_confusion.recall(confusion), confusion.sum(1), strict=True)
+        ]
+        table[str(magnification)] = {
+            **_counts(part),
+            "accuracy": _rounded(float(of_confusion.accuracy(confusion))),
+            "weighted_f1": _rounded(float(of_confusion.weighted(of_confusion.f1(confusion), confusion))),
+            "recall": dict(zip(CLASS_NAMES, recall, strict=True)),
+        }
+    return table
+
+
+def _per_subtype(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    """Share of images that are right by tumor type, in the order of `SUBTYPES`; others are left out."""
+    of_image = np.array(predictions.subtype, dtype=object)
+    table = {}
+    for code, subtype in SUBTYPES.items():
+        if not (of_image == code).any():
+            continue
+        part = predictions.select(of_image == code)
+        table[code] = {
+            **_counts(part),
+            "name": subtype.name,
+            "class_name": subtype.class_name,
+            "recall": _rounded(float(part.correct.mean())),
+        }
+    return table
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def classification_report(metrics: dict[str, Any]) -> str:
+    """Precision, recall, F1 and support as text, as in the report's tables 3 to 5, the confusion matrix below.
+
+    Args:
+        metrics: What `evaluate` returns.
+    """
+    row = "{:>12}  {:>9}  {:>9}  {:>9}  {:>9}".format
+    n_images = metrics["n_images"]
+    lines = [row("", *PER_CLASS_METRICS, "support"), ""]
+    for name, of_class in metrics["per_class"].items():
+        lines.append(row(name, *(_two(of_class[metric]) for metric in PER_CLASS_METRICS), of_class["support"]))
+    weighted = (_two(metrics[f"weighted_{metric}"]) for metric in PER_CLASS_METRICS)
+    lines += [
+        "",
+        row("weighted avg", *weighted, n_images),
+        row("accuracy", "", "", _two(metrics["accuracy"]), n_images),
+    ]
+    names = metrics["class_names"]
+    lines += ["", "confusion matrix (rows: truth, columns: prediction)", "", row("", *names, "", "").rstrip()]
+    for name, counts in zip(names, metrics["confusion_matrix"], strict=True):
+        lines.append(row(name, *counts, "", "").rstrip())
+    return "\n".join(lines)
+
+
+def _two(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.2f}"

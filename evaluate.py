@@ -1,0 +1,6 @@
+"""Evaluates a run again: `python evaluate.py --help` shows how."""
+
+from breakhis_pl.command_line import main
+
+if __name__ == "__main__":
+    main("evaluate")
