@@ -3,6 +3,7 @@
 Hydra is imported only after `--help` has been answered, torch only after the configuration was found possible.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from breakhis_pl.config import ProgramName
 from breakhis_pl.errors import BreakHisError, ConfigurationError
+
+log = logging.getLogger(__name__)
 
 _CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 _OWN_COMPOSITION = {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--experimental-rerun"}
@@ -152,6 +155,13 @@ def _check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
     return True
 
 
+def _compare(sweep: Path) -> None:
+    """Writes the comparison of all runs so far; Hydra has no hook that is called after a failed run."""
+    from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports numpy
+
+    log.info("comparison: %s", write_comparison(sweep))
+
+
 def _run_hydra(program: ProgramName, given: Sequence[str]) -> None:
     """Hands over to Hydra, which calls the job once per run."""
     import hydra  # noqa: PLC0415 - after the answer to --help
@@ -162,19 +172,23 @@ def _run_hydra(program: ProgramName, given: Sequence[str]) -> None:
     from breakhis_pl import composition  # noqa: PLC0415
 
     def job(composed: Any) -> None:
-        config = composition.typed(program, composed)
-        from breakhis_pl import run  # noqa: PLC0415 - imports torch
-
         settings = HydraConfig.get()
-        folder = Path(settings.runtime.output_dir)
-        sweep = Path(settings.sweep.dir) if settings.mode == RunMode.MULTIRUN else None
+        in_sweep = settings.mode == RunMode.MULTIRUN
         try:
+            config = composition.typed(program, composed)
+            from breakhis_pl import run  # noqa: PLC0415 - imports torch
+
             if program == "train":
-                run.train(config, folder, sweep=sweep)
+                run.train(config, Path(settings.runtime.output_dir))
             else:
                 run.evaluate(config)
         except BreakHisError as error:
+            if in_sweep:  # Hydra prints the error after all runs; this says it now, and in the run's log
+                log.error("%s", error)
             raise CompactHydraException(str(error)) from None
+        finally:
+            if in_sweep:
+                _compare(Path(settings.sweep.dir))
 
     sys.argv[1:] = given
     hydra.main(version_base="1.3", config_path=str(_CONF_FOLDER), config_name=program)(job)()

@@ -79,7 +79,7 @@ def draw_traits(rng: Generator, subtype: str) -> Traits:
         epithelium=kind,
         crowding=float(rng.uniform(0.85, 1.25)),
         extent=float(rng.uniform(0.8, 1.2)),
-        spindles=float(rng.uniform(15, 26)),
+        spindles=float(rng.uniform(10, 13) if subtype == "PT" else rng.uniform(15, 26)),
         lymphocytes=float(rng.uniform(8, 12)),
         is_inflamed=bool(rng.random() < 0.35),
     )
@@ -87,28 +87,28 @@ def draw_traits(rng: Generator, subtype: str) -> Traits:
 
 def build(canvas: Canvas, rng: Generator, subtype: str, traits: Traits, flow: Flow) -> None:
     """Draw the tissue of a tumor type, a key of `SUBTYPES`, onto an empty canvas."""
-    tumor, epithelium, stroma, fat = rng.spawn(4)
+    tumor, nests, stroma, vessels, fat = rng.spawn(5)
     _BUILDERS[subtype](canvas, tumor, traits, flow)
     _fat(canvas, fat)
+    _vessels(canvas, vessels, flow)
     _stroma_cells(canvas, stroma, traits, flow)
-    if SUBTYPES[subtype].class_name == "malignant":
-        _fill_nests(canvas, epithelium, traits)
+    _fill_nests(canvas, nests, traits)
 
 
 def _adenosis(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
-    centers = _clustered(canvas, rng, spacing=44 / np.sqrt(traits.extent), share=0.85)
+    centers = _clustered(canvas, rng, spacing=44 / np.sqrt(traits.extent), share=0.75)
     radius = rng.normal(16.5, 2.2, len(centers)).clip(10, 22)
     _glands(canvas, rng, traits, blobs(rng, centers, radius, elongation=1.35), lumen=(8.5, 12.5))
 
 
 def _tubular_adenoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
-    centers = scatter(rng, canvas.field, 55 / np.sqrt(traits.extent), jitter=0.07)
-    radius = rng.normal(23.5, 2, len(centers)).clip(17, 27)
+    centers = _clustered(canvas, rng, spacing=54 / np.sqrt(traits.extent), share=0.85)
+    radius = rng.normal(23, 2.5, len(centers)).clip(16, 27)
     _glands(canvas, rng, traits, blobs(rng, centers, radius, elongation=1.12, roughness=0.04), lumen=(9.5, 12.5))
 
 
 def _fibroadenoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
-    _loosen(canvas, rng, spacing=150, share=0.7)
+    canvas.fill_all(Material.LOOSE)
     centers = scatter(rng, canvas.field, 125 / np.sqrt(traits.extent), jitter=0.2)
     centers = centers[rng.random(len(centers)) < 0.85]
     n = len(centers)
@@ -120,21 +120,19 @@ def _fibroadenoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) ->
 
 
 def _phyllodes_tumor(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
-    _loosen(canvas, rng, spacing=170, share=0.5)
-    cleft_centers = scatter(rng, canvas.field, 330 / np.sqrt(traits.extent), jitter=0.12)
-    n = len(cleft_centers)
-    turn = rng.uniform(0, np.pi, n)
-    clefts = ribbons(rng, cleft_centers, turn, rng.uniform(230, 360, n), rng.uniform(90, 140, n), bend=0.35)
-    _glands(canvas, rng, traits, clefts, lumen=(10, 10))
-    offset = rng.normal(0, 12, n) + rng.choice([-42, 42], n)
-    leaf_centers = cleft_centers + offset[:, None] * np.stack((-np.sin(turn), np.cos(turn)), axis=1)
-    leaves = ribbons(rng, leaf_centers, turn + rng.normal(0, 0.3, n), rng.uniform(130, 220, n),
-                     rng.uniform(75, 120, n), bend=0.3)  # fmt: skip
-    canvas.fill(leaves, Material.NEST)
-    canvas.fill(inset(leaves, 10), Material.COLLAGEN)
+    canvas.fill_all(Material.LOOSE)
+    centers = scatter(rng, canvas.field, 300 / np.sqrt(traits.extent), jitter=0.1)
+    n = len(centers)
+    turn = rng.uniform(0, 2 * np.pi, n)
+    length, width = rng.uniform(190, 280, n), rng.uniform(90, 140, n)
+    _glands(canvas, rng, traits, ribbons(rng, centers, turn, length, width, bend=0.25), lumen=(10, 10), filled=0.0)
+    tip = 0.5 * length * np.stack((np.cos(turn), np.sin(turn)))
+    leaves = ribbons(rng, centers - 0.45 * tip.T, turn, length, width * rng.uniform(0.5, 0.72, n), bend=0.2)
+    canvas.fill(leaves, Material.EPITHELIUM)
+    canvas.fill(inset(leaves, 10), Material.LOOSE)
+    stalks = (leaves[:, 2] + leaves[:, -3]) / 2
+    canvas.fill(blobs(rng, stalks, 0.34 * width), Material.LOOSE)
     _lining(canvas, rng, traits, leaves)
-    crowded = replace(traits, spindles=11.0)
-    _stroma_cells(canvas, rng, crowded, flow)
 
 
 def _ductal_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
@@ -147,8 +145,8 @@ def _ductal_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow
     angles = flow.direction(centers) + rng.normal(0, 0.3, n)
     cords = ribbons(rng, centers, angles, radius * rng.uniform(2.5, 5, n), rng.uniform(14, 30, n), bend=0.5)
     is_cord = rng.random(n) < rng.uniform(0, 0.7)
-    _nests(canvas, np.concatenate((nests[~is_cord], inset(nests[is_cord], 1.0)[:0])))
-    _nests(canvas, cords[is_cord])
+    _nests(canvas, rng, nests[~is_cord])
+    _nests(canvas, rng, cords[is_cord])
     holes = scatter(rng, canvas.field, 48, jitter=0.3)
     holes = holes[rng.random(len(holes)) < rng.choice([0.05, 0.3])]
     holes = holes[canvas.is_material(holes, Material.NEST)]
@@ -185,18 +183,18 @@ def _mucinous_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Fl
 
 def _papillary_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
     canvas.fill_all(Material.EMPTY)
-    spacing = rng.uniform(72, 100) / np.sqrt(traits.extent)
-    centers = scatter(rng, canvas.field, spacing, jitter=0.16)
+    centers = scatter(rng, canvas.field, rng.uniform(95, 120) / np.sqrt(traits.extent), jitter=0.16)
     n = len(centers)
-    width = rng.uniform(46, 70, n)
-    fronds = ribbons(rng, centers, rng.uniform(0, np.pi, n), rng.uniform(80, 190, n), width, bend=0.8)
-    canvas.fill(fronds, Material.NEST)
-    canvas.fill(inset(fronds, 16), Material.COLLAGEN)
-    kind = replace(traits.epithelium, elongation=1.6, cytoplasm=0.0)
-    dense = 2.0 * kind.radius / traits.crowding**0.5
-    for depth in (4.0, 11.0):
-        points, angles = along(inset(fronds, depth), rng, dense)
-        canvas.place_cells(rng, points + rng.normal(0, 1.3, points.shape), angles + rng.normal(0, 0.3, len(angles)), kind)
+    width = rng.uniform(50, 78, n)
+    fronds = ribbons(rng, centers, rng.uniform(0, np.pi, n), rng.uniform(110, 240, n), width, bend=0.9)
+    canvas.fill(fronds, Material.EPITHELIUM)
+    canvas.fill(inset(fronds, 17), Material.COLLAGEN)
+    kind = replace(traits.epithelium, elongation=1.65, cytoplasm=0.0)
+    for depth in (4.5, 12.0):
+        points, angles = along(inset(fronds, depth), rng, 2.3 * kind.radius / traits.crowding**0.5)
+        points, angles = points + rng.normal(0, 1.2, points.shape), angles + rng.normal(0, 0.3, len(angles))
+        is_shown = canvas.is_material(points, Material.EPITHELIUM, Material.EMPTY)
+        canvas.place_cells(rng, points[is_shown], angles[is_shown], kind)
 
 
 _BUILDERS: MappingProxyType[str, Callable[[Canvas, Generator, Traits, Flow], None]] = MappingProxyType(
@@ -215,39 +213,53 @@ _BUILDERS: MappingProxyType[str, Callable[[Canvas, Generator, Traits, Flow], Non
 
 def _clustered(canvas: Canvas, rng: Generator, *, spacing: float, share: float) -> FloatArray:
     """Points that gather in lobules and leave stroma between them."""
-    points = scatter(rng, canvas.field, spacing, jitter=0.12)
-    waves = Flow.draw(rng)
-    height = np.sin(points @ waves.waves[:, :2].T * 0.6 + waves.waves[:, 2]).sum(axis=1)
-    return points[height < 3 * (2 * share - 1)]
+    points = scatter(rng, canvas.field, spacing, jitter=0.09)
+    turn, phase = rng.uniform(0, 2 * np.pi, (2, 3))
+    number = 2 * np.pi / rng.uniform(120, 420, 3)
+    waves = np.sin(points @ (number * (np.cos(turn), np.sin(turn))) + phase)
+    lobules: FloatArray = points[waves.sum(axis=1) < 3 * (2 * share - 1)]
+    return lobules
 
 
 def _glands(
-    canvas: Canvas, rng: Generator, traits: Traits, outlines: FloatArray, *, lumen: tuple[float, float]
+    canvas: Canvas, rng: Generator, traits: Traits, outlines: FloatArray, *, lumen: tuple[float, float], filled: float = 0.25
 ) -> None:
     """Glands with a lumen that begins at a depth drawn from a range, um, and two orderly layers of cells."""
-    canvas.fill(inset(outlines, -2.2), Material.EMPTY if rng.random() < 0.5 else Material.LOOSE)
-    canvas.fill(inset(outlines, -1.0), Material.MEMBRANE)
-    canvas.fill(outlines, Material.NEST)
+    _cleft(canvas, rng, outlines, Material.EMPTY)
+    canvas.fill(inset(outlines, -0.9), Material.MEMBRANE)
+    canvas.fill(outlines, Material.EPITHELIUM)
     depth = rng.uniform(*lumen, (len(outlines), 1, 1))
     inside = outlines + depth * (inset(outlines, 1.0) - outlines)
-    is_filled = rng.random(len(outlines)) < 0.25
+    is_filled = rng.random(len(outlines)) < filled
     canvas.fill(inside[~is_filled], Material.EMPTY)
     canvas.fill(inside[is_filled], Material.SECRETION)
     _lining(canvas, rng, traits, outlines)
 
 
 def _lining(canvas: Canvas, rng: Generator, traits: Traits, outlines: FloatArray) -> None:
+    """An orderly layer of cells and a looser, flat one outside it, wherever the epithelium is still in view."""
     kind = traits.epithelium
     spacing = 2.35 * kind.radius / traits.crowding
     points, angles = along(inset(outlines, 5.8), rng, spacing)
-    canvas.place_cells(rng, points + rng.normal(0, 0.5, points.shape), angles + rng.normal(0, 0.15, len(angles)), kind)
+    points, angles = points + rng.normal(0, 0.5, points.shape), angles + rng.normal(0, 0.15, len(angles))
+    is_shown = canvas.is_material(points, Material.EPITHELIUM)
+    canvas.place_cells(rng, points[is_shown], angles[is_shown], kind)
     points, angles = along(inset(outlines, 1.2), rng, 2.2 * spacing)
+    is_shown = canvas.is_material(points, Material.EPITHELIUM, Material.MEMBRANE)
     flat = replace(kind, radius=0.75 * kind.radius, elongation=2.3, darkness=kind.darkness + 0.1, vesicular=0.0)
-    canvas.place_cells(rng, points, angles + np.pi / 2, flat)
+    canvas.place_cells(rng, points[is_shown], angles[is_shown] + np.pi / 2, flat)
 
 
-def _nests(canvas: Canvas, outlines: FloatArray) -> None:
-    canvas.fill(inset(outlines, -2.0), Material.LOOSE)
+def _cleft(canvas: Canvas, rng: Generator, outlines: FloatArray, material: Material) -> None:
+    """Gaps here and there around shapes, where fixed tissue has shrunk away from its surroundings."""
+    turn = np.linspace(0, 2 * np.pi, outlines.shape[1], endpoint=False)
+    phase = rng.uniform(0, 2 * np.pi, (2, len(outlines), 1))
+    width = 1.4 * np.sin(turn + phase[0]) + np.sin(3 * turn + phase[1]) + rng.normal(-0.4, 1, (len(outlines), 1))
+    canvas.fill(inset(outlines, -width.clip(0)[..., None]), material)
+
+
+def _nests(canvas: Canvas, rng: Generator, outlines: FloatArray) -> None:
+    _cleft(canvas, rng, outlines, Material.EMPTY)
     canvas.fill(outlines, Material.NEST)
 
 
@@ -256,13 +268,6 @@ def _fill_nests(canvas: Canvas, rng: Generator, traits: Traits) -> None:
     points = scatter(rng, canvas.field, 2.75 * traits.epithelium.radius / traits.crowding**0.5, jitter=0.16)
     points = points[canvas.is_material(points, Material.NEST)]
     canvas.place_cells(rng, points, rng.uniform(0, np.pi, len(points)), traits.epithelium)
-
-
-def _loosen(canvas: Canvas, rng: Generator, *, spacing: float, share: float) -> None:
-    centers = scatter(rng, canvas.field, spacing, jitter=0.3)
-    centers = centers[rng.random(len(centers)) < share]
-    radius = spacing * rng.uniform(0.4, 0.7, len(centers))
-    canvas.fill(blobs(rng, centers, radius, elongation=1.5, roughness=0.1), Material.LOOSE)
 
 
 def _fat(canvas: Canvas, rng: Generator) -> None:
@@ -274,6 +279,21 @@ def _fat(canvas: Canvas, rng: Generator) -> None:
     cells = blobs(rng, centers, rng.uniform(14, 32, len(centers)), elongation=1.25, roughness=0.04)
     canvas.fill(inset(cells, -1.2), Material.MEMBRANE)
     canvas.fill(cells, Material.EMPTY)
+
+
+def _vessels(canvas: Canvas, rng: Generator, flow: Flow) -> None:
+    """Capillaries with red cells."""
+    centers = scatter(rng, canvas.field, 95, jitter=0.35)
+    centers = centers[(rng.random(len(centers)) < 0.3) & canvas.is_material(centers, *STROMA)]
+    n = len(centers)
+    walls = ribbons(rng, centers, flow.direction(centers), rng.uniform(13, 34, n), rng.uniform(8, 14, n), bend=0.3)
+    canvas.fill(walls, Material.MEMBRANE)
+    canvas.fill(inset(walls, 1.6), Material.EMPTY)
+    blood = np.repeat(centers, 3, axis=0) + rng.normal(0, 2.4, (3 * n, 2))
+    canvas.fill(blobs(rng, blood, rng.uniform(1.6, 2.4, 3 * n), elongation=1.2), Material.RED_CELL)
+    points, angles = along(inset(walls, 0.6), rng, 16)
+    endothelium = CellKind(radius=1.8, elongation=2.8, spread=0.1, darkness=0.5, vesicular=0.0)
+    canvas.place_cells(rng, points, angles + np.pi / 2, endothelium)
 
 
 def _stroma_cells(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:

@@ -28,19 +28,22 @@ _UNPACKING_PREFIX = f".{FOLDER_NAME}.unpacking-"
 _DAMAGE = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, ValueError, RecursionError)
 
 
-class _BoundedReader:
-    """Reads a stream as far as its allowance: tarfile takes a header of any length into memory, so no header gets long.
+class _BoundedGzip(gzip.GzipFile):
+    """A gzip file that is read as far as its allowance: tarfile takes headers into memory, and they may be endless.
 
     Attributes:
         allowance: Bytes that may still be read.
     """
 
-    def __init__(self, stream: gzip.GzipFile) -> None:
-        self._stream = stream
-        self.allowance = _HEADER_ALLOWANCE
+    allowance = _HEADER_ALLOWANCE
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, as `gzip.GzipFile.read`.
+
+        Raises:
+            ArchiveError: If they go beyond the allowance.
+        """
+        data = super().read(size)
         self.allowance -= len(data)
         if self.allowance < 0:
             raise ArchiveError("a header or the tail of the archive is far too long")
@@ -111,10 +114,9 @@ def _extract(archive: Path, folder: Path) -> None:
     """Checks and writes one member after the other, then reads to the end, where gzip keeps its checksum."""
     with (
         archive.open("rb") as file,
-        gzip.GzipFile(fileobj=file, mode="rb") as decompressed,
+        _BoundedGzip(fileobj=file, mode="rb") as stream,
         byte_progress("unpacking", total=archive.stat().st_size) as advance,
     ):
-        stream = _BoundedReader(decompressed)
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _extract_members(tar, folder, stream=stream, on_member=_position_reporter(file, advance))
@@ -126,7 +128,7 @@ def _extract(archive: Path, folder: Path) -> None:
 
 
 def _extract_members(
-    tar: tarfile.TarFile, folder: Path, *, stream: _BoundedReader, on_member: Callable[[], None]
+    tar: tarfile.TarFile, folder: Path, *, stream: _BoundedGzip, on_member: Callable[[], None]
 ) -> None:
     n_unpacked = 0
     for n_members, member in enumerate(tar, start=1):

@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _make_available(options)
     except KeyboardInterrupt:
         kept = partial_bytes(options.to)
-        write_line(f"\ninterrupted, {size_text(kept)} of the archive are kept; the same command goes on from there")
+        where = f" from {size_text(kept)}" if kept > 0 else ""
+        write_line(f"\ninterrupted; the same command goes on{where}")
         return 130
     except (BreakHisError, OSError) as error:
         write_line(str(error))
@@ -107,14 +108,25 @@ def _parser() -> argparse.ArgumentParser:
         description="Fetch BreakHis (7,909 images, about 4 GB, 9 GB free disk needed), unpack it and check it. "
         "A download that was cut off goes on where it ended when the same command runs again. "
         f"An archive got elsewhere is used if it lies in the folder as {ARCHIVE_NAME}.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--to", type=Path, default=Path("data"), help="folder to put BreaKHis_v1 in")
-    parser.add_argument("--url", default=DEFAULT_URL, help="address of the archive, http or https")
-    parser.add_argument("--sha256", help="checksum that the archive must have, 64 hexadecimal digits")
-    parser.add_argument("--keep-archive", action="store_true", help="keep the archive after unpacking")
     parser.add_argument(
-        "--timeout", type=_seconds, default=30.0, help="seconds without a byte after which to connect again"
+        "--to", type=Path, default=Path("data"), help="folder to put BreaKHis_v1 in (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--url", default=DEFAULT_URL, help="address of the archive, http or https (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sha256", help="checksum that the archive must have, 64 hexadecimal digits (default: not checked)"
+    )
+    parser.add_argument(
+        "--keep-archive", action="store_true", help="keep the archive after unpacking (default: remove it)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time without a byte after which to connect again (default: %(default)s)",
     )
     return parser
 

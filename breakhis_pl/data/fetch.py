@@ -2,16 +2,15 @@
 
 import hashlib
 import itertools
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
 
 from breakhis_pl.data.archive import UNPACKED_FACTOR, check_disk
+from breakhis_pl.data.partial import Part, Source
 from breakhis_pl.data.progress import byte_progress, size_text, write_line
 from breakhis_pl.errors import BreakHisError, DownloadError
 
@@ -29,68 +28,6 @@ class _TransientError(Exception):
     """An attempt failed in a way that another one may not."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What a partial file is a part of; kept beside it as JSON.
-
-    Attributes:
-        url: Address as it was given.
-        etag: Header ETag of the server, if any.
-        last_modified: Header Last-Modified of the server, if any.
-        total: Bytes of the whole file, if the server says so.
-    """
-
-    url: str
-    etag: str | None
-    last_modified: str | None
-    total: int | None
-
-    def differs_from(self, other: "_Source") -> bool:
-        """Whether the two cannot be the same file; what one of them does not know is no difference."""
-        return self.url != other.url or any(
-            mine is not None and theirs is not None and mine != theirs
-            for mine, theirs in (
-                (self.etag, other.etag),
-                (self.last_modified, other.last_modified),
-                (self.total, other.total),
-            )
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A file that is not whole yet, and the JSON beside it."""
-
-    path: Path
-    note: Path
-
-    @classmethod
-    def of(cls, archive: Path) -> "_Part":
-        path = archive.with_name(f"{archive.name}.part")
-        return cls(path=path, note=path.with_name(f"{path.name}.json"))
-
-    @property
-    def n_bytes(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
-    def source(self) -> _Source | None:
-        """What the part belongs to, None if that is unknown."""
-        try:
-            source = _Source(**json.loads(self.note.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            return None
-        texts = (source.url, source.etag or "", source.last_modified or "")
-        known = all(isinstance(text, str) for text in texts) and isinstance(source.total, int | None)
-        return source if known else None
-
-    def write_note(self, source: _Source) -> None:
-        self.note.write_text(json.dumps(asdict(source), indent=2) + "\n", encoding="utf-8")
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
-
-
 def download_archive(
     url: str,
     to: Path,
@@ -101,7 +38,7 @@ def download_archive(
     sleep: Callable[[float], None] = time.sleep,
     say: Callable[[str], None] = write_line,
 ) -> Path:
-    """Fetches the archive of BreakHis into a folder, and returns the file; one that is there already is returned at once.
+    """Fetches the archive of BreakHis into a folder, and returns it; one that is there already is used.
 
     Until it is whole the file is `BreaKHis_v1.tar.gz.part`. Whatever ends a download, the next call goes on from there
     if the server can do that and still has the same file.
@@ -121,7 +58,7 @@ def download_archive(
     """
     _check_arguments(url, sha256)
     archive = to / ARCHIVE_NAME
-    part = _Part.of(archive)
+    part = Part.of(archive)
     try:
         if archive.exists():
             say(f"{archive} is there already ({size_text(archive.stat().st_size)}) and is used as it is")
@@ -147,7 +84,7 @@ def download_archive(
 
 def partial_bytes(to: Path) -> int:
     """Bytes of the archive that an unfinished download has left in a folder."""
-    return _Part.of(to / ARCHIVE_NAME).n_bytes
+    return Part.of(to / ARCHIVE_NAME).n_bytes
 
 
 def _check_arguments(url: str, sha256: str | None) -> None:
@@ -176,7 +113,7 @@ def _check_checksum(file: Path, sha256: str | None, *, say: Callable[[str], None
 
 def _fetch(
     url: str,
-    part: _Part,
+    part: Part,
     *,
     timeout_s: float,
     max_attempts: int,
@@ -217,7 +154,7 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _attempt(client: httpx.Client, url: str, part: _Part, *, say: Callable[[str], None]) -> None:
+def _attempt(client: httpx.Client, url: str, part: Part, *, say: Callable[[str], None]) -> None:
     """One request, for what is missing of the part or for all of it, and its answer written to the end."""
     known = part.source()
     start = _usable_bytes(part, known, url, say=say)
@@ -245,7 +182,7 @@ def _attempt(client: httpx.Client, url: str, part: _Part, *, say: Callable[[str]
         _write(chunks, part, found, start=start)
 
 
-def _usable_bytes(part: _Part, known: _Source | None, url: str, *, say: Callable[[str], None]) -> int:
+def _usable_bytes(part: Part, known: Source | None, url: str, *, say: Callable[[str], None]) -> int:
     """Bytes of the part to go on from, 0 to begin again."""
     n_bytes = part.n_bytes
     if n_bytes == 0:
@@ -256,7 +193,7 @@ def _usable_bytes(part: _Part, known: _Source | None, url: str, *, say: Callable
     return n_bytes
 
 
-def _request_headers(known: _Source | None, start: int) -> dict[str, str]:
+def _request_headers(known: Source | None, start: int) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity"}
     if known is not None and start > 0:
         headers["Range"] = f"bytes={start}-"
@@ -267,7 +204,7 @@ def _request_headers(known: _Source | None, start: int) -> dict[str, str]:
     return headers
 
 
-def _check_status(response: httpx.Response, url: str, part: _Part, *, start: int) -> None:
+def _check_status(response: httpx.Response, url: str, part: Part, *, start: int) -> None:
     status = response.status_code
     if response.is_server_error:
         raise _TransientError(f"the server answered {status} {response.reason_phrase}")
@@ -284,7 +221,7 @@ def _check_status(response: httpx.Response, url: str, part: _Part, *, start: int
         raise DownloadError(f"{url}: a web page came ({media_type}), no tar.gz file; choose a mirror with --url")
 
 
-def _source_of(response: httpx.Response, url: str, known: _Source | None) -> _Source:
+def _source_of(response: httpx.Response, url: str, known: Source | None) -> Source:
     """What the server says about the file; for a part of it, with what was known before."""
     total = response.headers.get("Content-Length")
     if response.status_code == httpx.codes.PARTIAL_CONTENT:
@@ -292,7 +229,7 @@ def _source_of(response: httpx.Response, url: str, known: _Source | None) -> _So
         total = match["total"] if match is not None and match["total"] != "*" else None
         if total is None and known is not None and known.total is not None:
             total = str(known.total)
-    return _Source(
+    return Source(
         url=url,
         etag=response.headers.get("ETag"),
         last_modified=response.headers.get("Last-Modified"),
@@ -319,7 +256,7 @@ def _checked_chunks(chunks: Iterator[bytes], response: httpx.Response, url: str)
     return itertools.chain((head,), chunks)
 
 
-def _write(chunks: Iterator[bytes], part: _Part, source: _Source, *, start: int) -> None:
+def _write(chunks: Iterator[bytes], part: Part, source: Source, *, start: int) -> None:
     n_bytes = start
     with part.path.open("r+b" if start > 0 else "wb") as file:
         if start == 0:

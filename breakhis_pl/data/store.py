@@ -229,7 +229,6 @@ def _decoded(
         ImageError: After all files were tried, naming those that failed.
     """
     faults: list[str] = []
-    decode_or_note: Callable[[ImageRecord], UInt8Array | str]
 
     def decode_or_note(record: ImageRecord) -> UInt8Array | str:
         try:

@@ -10,8 +10,9 @@ import multiprocessing
 import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,8 @@ Float32Array = NDArray[np.float32]
 DESCRIPTION = "synthetic, drawn by breakhis_pl; no tissue"
 SMALLEST_SIDE = 16
 _POOL_PIXELS = 40_000_000  # below about this many pixels, starting processes takes longer than drawing
+_PORTION = 4  # images a process draws at a time
+_COMPRESS_LEVEL = 3  # noise hardly compresses; higher levels take time and save little
 
 _DENSITY_STEPS = 100  # canvas bytes per unit of stain amount
 _TEXTURE_SIDE = 512
@@ -69,16 +72,16 @@ def draw_staining(rng: Generator) -> Staining:
         Directions of the stains: Ruifrok, Johnston 2001, Analytical and Quantitative Cytology and Histology 23(4).
     """
     directions = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]]) + rng.normal(
-        [[0, 0, 0.02], [0.06, 0, 0.14]], [[0.06, 0.04, 0.05], [0.04, 0.02, 0.07]]
+        [[-0.06, 0.02, 0.03], [0.05, 0, 0.24]], [[0.06, 0.04, 0.05], [0.05, 0.02, 0.09]]
     )
     directions = directions.clip(0.02)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    strength = np.exp(rng.normal(0, (0.2, 0.38))) * (1.0, 0.85)
+    strength = np.exp(rng.normal(0, (0.22, 0.4))) * (0.92, 0.8)
     return Staining(
         vectors=directions * strength[:, None],
         light=rng.uniform((0.86, 0.88, 0.88), (0.96, 0.97, 0.97)),
         vignette=float(rng.uniform(0, 0.12)),
-        blur=float(rng.uniform(0.3, 1.1)),
+        blur=float(rng.uniform(0.5, 1.4)),
         noise=float(rng.uniform(0.008, 0.018)),
     )
 
@@ -116,6 +119,96 @@ def draw_tissue(
     return _photograph(hematoxylin, eosin, staining, noise)
 
 
+def write_synthetic(
+    root: Path,
+    *,
+    magnifications: Sequence[int] = (200,),
+    images_per_patient: int | None = 8,
+    size: tuple[int, int] = IMAGE_SIZE,
+    seed: int = 0,
+    patients: Collection[str] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Write drawn images into the folders of the authors' archive, under names that BreakHis has.
+
+    Args:
+        root: Folder to write into; made if missing. Files that exist there under the same names are replaced.
+        magnifications: Some of 40, 100, 200 and 400.
+        images_per_patient: Number per patient and magnification, at most as many as published; None for all of them.
+        size: Width and height, pixels.
+        seed: As in `draw_tissue`.
+        patients: Some of the 82; None for all.
+        on_progress: Called with the number of images written and to write, after every few images.
+        workers: Number of processes; None for one per core, or a single one where there is little to draw.
+
+    Returns:
+        The root.
+
+    Raises:
+        ConfigurationError: If an argument is out of range, or there is no such patient or magnification.
+    """
+    names = _planned_names(magnifications, images_per_patient, size, seed, patients)
+    if workers is None:
+        workers = (os.cpu_count() or 1) if len(names) * size[0] * size[1] > _POOL_PIXELS else 1
+    elif workers < 1:
+        raise ConfigurationError(f"workers {workers} is not possible; expected 1 or more, or None for one per core")
+    portions = [names[start : start + _PORTION] for start in range(0, len(names), _PORTION)]
+    write = partial(_write_images, root, size, seed)
+    n_done = 0
+    with ExitStack() as stack:
+        if workers > 1:
+            context = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=context))
+            written = pool.map(write, portions)
+        else:
+            written = map(write, portions)
+        for n_written in written:
+            n_done += n_written
+            if on_progress is not None:
+                on_progress(n_done, len(names))
+    return root
+
+
+def _planned_names(
+    magnifications: Sequence[int],
+    images_per_patient: int | None,
+    size: tuple[int, int],
+    seed: int,
+    patients: Collection[str] | None,
+) -> list[str]:
+    official = official_patients()
+    chosen = list(official) if patients is None else sorted(set(patients))
+    _check(chosen, magnifications, size, seed)
+    if images_per_patient is not None and images_per_patient < 1:
+        raise ConfigurationError(
+            f"images_per_patient {images_per_patient} is not possible; expected 1 or more, or None for all published"
+        )
+    names = []
+    for patient in chosen:
+        for magnification in sorted(set(magnifications)):
+            n_images = official[patient].n_images[magnification]
+            if images_per_patient is not None:
+                n_images = min(n_images, images_per_patient)
+            names += [f"{patient}-{magnification}-{number:03d}.png" for number in range(1, n_images + 1)]
+    return names
+
+
+def _write_images(root: Path, size: tuple[int, int], seed: int, names: Sequence[str]) -> int:
+    """Draw and write a portion of the images; how many that were."""
+    text = PngInfo()
+    text.add_text("Description", DESCRIPTION)
+    for name in map(parse_file_name, names):
+        number = int(name.file_name[-7:-4])
+        image = draw_tissue(name.patient, number, magnification=name.magnification, size=size, seed=seed)
+        folder = root / archive_folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{name.file_name}.part"
+        Image.fromarray(image).save(aside, format="PNG", pnginfo=text, compress_level=_COMPRESS_LEVEL)
+        aside.replace(folder / name.file_name)
+    return len(names)
+
+
 def _generator(*key: object) -> Generator:
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype="<u4").tolist())
@@ -128,18 +221,19 @@ def _material_tables() -> tuple[list[float], ...]:
         Material.COLLAGEN: (0.06, 0.36, 1.0),
         Material.LOOSE: (0.06, 0.16, 0.8),
         Material.EMPTY: (0.0, 0.01, 0.0),
-        Material.MUCIN: (0.12, 0.03, 0.45),
+        Material.MUCIN: (0.13, 0.03, 0.6),
         Material.SECRETION: (0.03, 0.3, 0.1),
         Material.MEMBRANE: (0.12, 0.5, 0.2),
         Material.RED_CELL: (0.0, 0.8, 0.0),
-        Material.NEST: (0.15, 0.2, 0.1),
+        Material.EPITHELIUM: (0.17, 0.24, 0.1),
+        Material.NEST: (0.15, 0.22, 0.1),
     }.items():
         hematoxylin[material], eosin[material], fibers[material] = values
     low, high = CYTOPLASM_LEVELS
     hematoxylin[low : high + 1] = np.linspace(0.14, 0.24, high - low + 1)
     eosin[low : high + 1] = np.linspace(0.22, 0.34, high - low + 1)
     low, high = NUCLEUS_LEVELS
-    hematoxylin[low : high + 1] = np.linspace(0.2, 1.35, high - low + 1)
+    hematoxylin[low : high + 1] = np.linspace(0.2, 1.15, high - low + 1)
     eosin[low : high + 1] = 0.16
     return hematoxylin.tolist(), eosin.tolist(), fibers.tolist()
 
@@ -159,9 +253,9 @@ def _textures() -> tuple[Float32Array, Float32Array]:
         noise = np.fft.irfft2(spectrum * np.exp(-2 * np.pi**2 * ((along * fx) ** 2 + (across * fy) ** 2)))
         return noise / noise.std()
 
-    fibers = 0.75 * filtered(40, 2.6) + 0.5 * filtered(22, 1.1) + 0.45 * filtered(60, 9)
-    grain = filtered(1.2, 1.2)
-    return (fibers / fibers.std()).astype(np.float32), grain.astype(np.float32)
+    fibers = 0.6 * filtered(30, 2.4) + 0.6 * filtered(14, 1.1) + 0.3 * filtered(60, 9) + 0.5 * filtered(35, 35)
+    grain = filtered(1.1, 1.1) + 0.5 * filtered(4, 4)
+    return (fibers / fibers.std()).astype(np.float32), (grain / grain.std()).astype(np.float32)
 
 
 def _stain_amounts(
@@ -173,8 +267,8 @@ def _stain_amounts(
         for table in _lookup_tables()
     )
     fibers, grain = _texture_fields(canvas.field, flow, rng, size)
-    strands = 1 + fibrous * (np.tanh(0.75 * fibers + 0.25) * 0.75 - 0.12)
-    return hematoxylin * (1 + 0.17 * grain), eosin * strands * (1 + 0.1 * grain)
+    strands = 1 + fibrous * (np.tanh(0.9 * fibers + 0.35) * 0.8 - 0.15)
+    return hematoxylin * strands * (1 + 0.2 * grain), eosin * strands * (1 + 0.12 * grain)
 
 
 def _texture_fields(

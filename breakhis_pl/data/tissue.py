@@ -33,7 +33,8 @@ class Material(IntEnum):
     SECRETION = 4
     MEMBRANE = 5
     RED_CELL = 6
-    NEST = 7
+    EPITHELIUM = 7
+    NEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Flow:
         """Position along and across the fibers, um, of points that broadcast."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         along, across = x * cos + y * sin, y * cos - x * sin
-        for kx, ky, phase, amplitude in self.waves:
+        for kx, ky, phase, amplitude in self.waves.tolist():
             across = across + amplitude * np.sin(kx * x + ky * y + phase)
         return along, across
 
@@ -97,7 +98,7 @@ class Flow:
         """Direction of the fibers in radians, (n,), at points, (n, 2)."""
         gradient_x = np.full(len(points), -math.sin(self.angle))
         gradient_y = np.full(len(points), math.cos(self.angle))
-        for kx, ky, phase, amplitude in self.waves:
+        for kx, ky, phase, amplitude in self.waves.tolist():
             slope = amplitude * np.cos(kx * points[:, 0] + ky * points[:, 1] + phase)
             gradient_x += kx * slope
             gradient_y += ky * slope
@@ -161,20 +162,21 @@ class Canvas:
         darkness = rng.normal(kind.darkness, kind.darkness_spread, n).clip(0.12, 1)
         is_vesicular, has_nucleolus = rng.random((2, n)) < [[kind.vesicular], [kind.nucleoli]]
         tone = rng.integers(CYTOPLASM_LEVELS[0], CYTOPLASM_LEVELS[1], n, endpoint=True)
-        cell = closed_curve(rng, n, vertices=8, roughness=0.08)
-        pixels = float(radius.mean() * self._scale[0]) if n else 0.0
-        nucleus = closed_curve(rng, n, vertices=12 if pixels > 6 else 8, roughness=kind.roughness)
+        cell = closed_curve(rng, n, vertices=10, roughness=0.08)
+        pixels = kind.radius * float(self._scale[0]) / self.supersampling
+        nucleus = closed_curve(rng, n, vertices=12 if pixels > 4 else 8, roughness=kind.roughness)
         spots = rng.normal(0, 0.3, (n, 2)).clip(-0.5, 0.5)
 
         if kind.cytoplasm:
             self._draw_each(_posed(cell * kind.cytoplasm, points, angles, axes), tone)
-        rim = _level(darkness + 0.12)
-        self._draw_each(_posed(nucleus, points, angles, axes), rim)
-        if pixels > 3:
-            inside = _level(np.where(is_vesicular, darkness * 0.62, darkness))
-            self._draw_each(_posed(nucleus * 0.8, points, angles, axes), inside)
-            dot = closed_curve(rng, n, vertices=6, roughness=0.05) * 0.28 + spots[:, None]
-            self._draw_each(_posed(dot, points, angles, axes)[has_nucleolus], _level(darkness + 0.3)[has_nucleolus])
+        inside = darkness * np.where(is_vesicular, 0.65, 0.95)
+        if pixels < 2.5:  # too small for a rim and a nucleolus to be seen: their mean
+            self._draw_each(_posed(nucleus, points, angles, axes), _level(0.35 * darkness + 0.65 * inside + 0.02))
+            return
+        self._draw_each(_posed(nucleus, points, angles, axes), _level(darkness + 0.05))
+        self._draw_each(_posed(nucleus * 0.78, points, angles, axes), _level(inside))
+        dot = closed_curve(rng, n, vertices=6, roughness=0.05) * 0.28 + spots[:, None]
+        self._draw_each(_posed(dot, points, angles, axes)[has_nucleolus], _level(darkness + 0.22)[has_nucleolus])
 
     def _visible(self, outlines: FloatArray) -> FloatArray:
         low, high = outlines.min(axis=1), outlines.max(axis=1)
@@ -233,7 +235,7 @@ def ribbons(
     return np.concatenate((middle + side, (middle - side)[:, ::-1]), axis=1)
 
 
-def inset(outlines: FloatArray, depth: float) -> FloatArray:
+def inset(outlines: FloatArray, depth: float | FloatArray) -> FloatArray:
     """Shapes made smaller by a distance in um, along their normals; a negative depth makes them larger."""
     return outlines + depth * _inward(outlines)
 

@@ -1,7 +1,7 @@
 """Metrics that follow from a confusion matrix alone.
 
-Every function but the first takes counts as an array of shape (..., 2, 2), rows truth, columns prediction, classes in the
-order of `CLASS_NAMES`, and returns one value per matrix: the same formula serves one table and thousands of draws.
+Every function but the first takes counts as an array of shape (..., 2, 2), rows truth, columns prediction, classes in
+the order of `CLASS_NAMES`, and returns one value per matrix: the same formula serves one table and thousands of draws.
 Where a quotient is 0/0 it counts as 0, as with `zero_division=0` in scikit-learn.
 """
 
@@ -196,5 +196,5 @@ def divide(numerator: Counts, denominator: Counts) -> FloatArray:
     return quotient
 
 
-def _diagonal(confusion: Counts) -> Counts:
-    return np.diagonal(confusion, axis1=-2, axis2=-1)
+def _diagonal(confusion: Counts) -> FloatArray:
+    return np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)

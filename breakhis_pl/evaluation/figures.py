@@ -96,7 +96,7 @@ def confusion_matrix_figure(
     row_sums = counts.sum(axis=1)
     shares = np.divide(counts, row_sums[:, None], out=np.full(counts.shape, np.nan), where=row_sums[:, None] > 0)
 
-    figure = new_figure(width=5.6, height=4.7, title=title, note=note)
+    figure = new_figure(width=5.6, height=4.4, title=title, note=note)
     axes = figure.add_subplot()
     axes.set_facecolor("#e6e6e6")  # a class without images has no shares
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
@@ -151,7 +151,7 @@ def curves_figure(
     """
     columns = _history_columns(history)
     epochs = columns["epoch"]
-    figure = new_figure(width=9.0, height=3.9, title=title, note=note)
+    figure = new_figure(width=9.0, height=3.6, title=title, note=note)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
 
     losses = {subset: columns[f"{subset}_loss"] for subset in SUBSET_STYLES if f"{subset}_loss" in columns}
@@ -175,24 +175,22 @@ def new_figure(*, width: float, height: float, title: str, note: str | None) -> 
 
     Args:
         width: In inches.
-        height: In inches.
+        height: In inches, of what lies between heading and note; their lines come on top of it.
         title: Heading; long lines are wrapped, nothing in it is read as a formula.
         note: Warning that must not be lost.
     """
+    heading = _wrapped(title, round(width * 10))
+    height += 0.1 + 0.2 * len(heading.splitlines())
+    if note is not None:
+        warning = _wrapped(note, round(width * 11))
+        height += 0.25 + 0.17 * len(warning.splitlines())
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
     figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
-    characters = round(width * 10)
-    figure.suptitle(_wrapped(title, characters), size=12, weight="bold", parse_math=False)
+    figure.suptitle(heading, size=12, weight="bold", parse_math=False)
     if note is not None:
-        figure.supxlabel(
-            _wrapped(note, characters),
-            size=10,
-            weight="bold",
-            color=VERMILLION,
-            parse_math=False,
-            bbox={"facecolor": "white", "edgecolor": VERMILLION, "boxstyle": "round,pad=0.3"},
-        )
+        frame = {"facecolor": "white", "edgecolor": VERMILLION, "boxstyle": "round,pad=0.3"}
+        figure.supxlabel(warning, size=10, weight="bold", color=VERMILLION, parse_math=False, bbox=frame)
     return figure
 
 

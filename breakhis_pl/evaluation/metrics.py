@@ -3,20 +3,20 @@
 The formulas are in `confusion` and `scores`, the intervals in `intervals`; here they are put together.
 """
 
-from collections.abc import Collection, Iterable
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES
 from breakhis_pl.errors import PredictionsError
 from breakhis_pl.evaluation import confusion as of_confusion
 from breakhis_pl.evaluation import scores
-from breakhis_pl.evaluation.predictions import Predictions
-
-N_DRAWS = 10_000
-"""Bootstrap draws behind an interval, if nothing else is asked for."""
+from breakhis_pl.evaluation.intervals import INTERVAL_METHOD, N_DRAWS, CaseIntervals, case_intervals
+from breakhis_pl.evaluation.predictions import Predictions, index_of
 
 PER_CLASS_METRICS = ("precision", "recall", "f1")
 
@@ -48,19 +48,23 @@ def evaluate(
 
     Raises:
         PredictionsError: If there is no row.
+        ConfigurationError: If there are too few draws for intervals, or the seed is negative.
 
     Source:
         The formulas: `breakhis_pl.evaluation.confusion` and `breakhis_pl.evaluation.scores`.
     """
     if len(predictions) == 0:
         raise PredictionsError("a table of predictions without rows has no metrics; expected one row per image")
-    options = {"with_intervals": with_intervals, "seed": seed, "n_draws": n_draws}
-    metrics = {"subset": subset, **_summary(predictions, **options)}
-    metrics |= {"per_magnification": _per_magnification(predictions), "per_subtype": _per_subtype(predictions)}
     trained_on = frozenset(siblings)
     is_other = np.array([image not in trained_on for image in predictions.image])
+
+    def summary(part: Predictions) -> dict[str, Any]:
+        return _summary(part, case_intervals(part, seed=seed, n_draws=n_draws) if with_intervals else None)
+
+    metrics = {"subset": subset, **summary(predictions)}
+    metrics |= {"per_magnification": _per_magnification(predictions), "per_subtype": _per_subtype(predictions)}
     if not is_other.all():
-        metrics["without_siblings"] = _summary(predictions.select(is_other), **options) if is_other.any() else None
+        metrics["without_siblings"] = summary(predictions.select(is_other)) if is_other.any() else None
     return metrics
 
 
@@ -98,20 +102,12 @@ def point_values(predictions: Predictions) -> dict[str, float | None]:
     return values
 
 
-def index_of(names: Iterable[str]) -> NDArray[np.int64]:
-    """Index of each name among the sorted distinct names; int64, (n,).
-
-    Example:
-        >>> index_of(["b", "a", "b"]).tolist()
-        [1, 0, 1]
-    """
-    _, index = np.unique(np.array(list(names), dtype=object), return_inverse=True)
-    return index.astype(np.int64)
-
-
-def _summary(predictions: Predictions, *, with_intervals: bool, seed: int, n_draws: int) -> dict[str, Any]:
+def _summary(predictions: Predictions, intervals: CaseIntervals | None) -> dict[str, Any]:
     confusion = of_confusion.confusion_matrix(predictions.target, predictions.predicted)
-    estimates = {name: {"value": _rounded(value), "ci95": None} for name, value in point_values(predictions).items()}
+    estimates: dict[str, Any] = {
+        name: {"value": _rounded(value), "ci95": _limits(intervals, name)}
+        for name, value in point_values(predictions).items()
+    }
     per_class: dict[str, dict[str, Any]] = {}
     for i, class_name in enumerate(CLASS_NAMES):
         per_class[class_name] = {name: estimates.pop(f"{name}_{class_name}") for name in PER_CLASS_METRICS}
@@ -125,7 +121,16 @@ def _summary(predictions: Predictions, *, with_intervals: bool, seed: int, n_dra
         **estimates,
         "sensitivity": per_class[malignant]["recall"],
         "specificity": per_class[benign]["recall"],
+        "interval_method": None if intervals is None else INTERVAL_METHOD,
+        "n_draws": None if intervals is None else intervals.n_draws,
+        "seed": None if intervals is None else intervals.seed,
+        "draws_lacking_a_class": None if intervals is None else intervals.draws_lacking_a_class,
     }
+
+
+def _limits(intervals: CaseIntervals | None, name: str) -> list[float | None] | None:
+    limits = None if intervals is None else intervals.ci95[name]
+    return None if limits is None else [_rounded(limit) for limit in limits]
 
 
 def _counts(predictions: Predictions) -> dict[str, int]:
@@ -202,3 +207,18 @@ def classification_report(metrics: dict[str, Any]) -> str:
 
 def _two(estimate: dict[str, Any]) -> str:
     return f"{estimate['value']:.2f}"
+
+
+def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
+    """Write metrics as JSON; the file appears under its name only when it is complete.
+
+    Args:
+        path: The file to write; its folder exists.
+        metrics: What `evaluate` returns.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

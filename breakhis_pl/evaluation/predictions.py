@@ -3,7 +3,7 @@
 import csv
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ class Predictions:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each image is classified correctly; bool, (n,)."""
-        return self.predicted == self.target
+        return np.equal(self.predicted, self.target)
 
     @property
     def prob_malignant(self) -> NDArray[np.float64]:
@@ -88,7 +88,14 @@ class Predictions:
         """
         if keep.shape != (len(self),):
             raise ShapeError(f"keep has shape {keep.shape}; expected ({len(self)},), one value per image")
-        rows = np.flatnonzero(keep)
+        return self.take(np.flatnonzero(keep))
+
+    def take(self, rows: NDArray[np.int64]) -> "Predictions":
+        """The rows with these indices, in this order.
+
+        Args:
+            rows: int64, (m,), 0..n-1.
+        """
         return Predictions(
             image=tuple(self.image[row] for row in rows),
             patient=tuple(self.patient[row] for row in rows),
@@ -98,6 +105,17 @@ class Predictions:
             probabilities=self.probabilities[rows],
             predicted=self.predicted[rows],
         )
+
+
+def index_of(names: Iterable[str]) -> NDArray[np.int64]:
+    """Index of each name among the sorted distinct names; int64, (n,).
+
+    Example:
+        >>> index_of(["b", "a", "b"]).tolist()
+        [1, 0, 1]
+    """
+    _, index = np.unique(np.array(list(names), dtype=object), return_inverse=True)
+    return index.astype(np.int64)
 
 
 def subtype_of_patient(patient: str) -> str | None:
@@ -205,6 +223,7 @@ class _RowParser:
         self.header = header
         self.faults: list[str] = []
         self._line_of_image: dict[str, int] = {}
+        self._case_of_patient: dict[str, str] = {}
         self._texts: list[tuple[str, str, str]] = []
         self._magnification: list[int] = []
         self._target: list[int] = []
@@ -216,7 +235,7 @@ class _RowParser:
             self.faults.append(f"line {line}: {len(cells)} values, not {len(self.header)}")
             return
         row = dict(zip(self.header, cells, strict=True))
-        self._texts.append((self._image(line, row["image"]), row["patient"], row["case"]))
+        self._texts.append((self._image(line, row["image"]), row["patient"], self._case(line, row)))
         self._magnification.append(self._integer(line, "magnification", row["magnification"]))
         self._target.append(self._class_index(line, "target", row["target"]))
         self._predicted.append(self._class_index(line, "predicted", row["predicted"]))
@@ -242,6 +261,13 @@ class _RowParser:
         if first != line:
             self._fault(line, "image", f"{text!r} is on line {first} already")
         return text
+
+    def _case(self, line: int, row: Mapping[str, str]) -> str:
+        patient, case = row["patient"], row["case"]
+        first = self._case_of_patient.setdefault(patient, case)
+        if first != case:
+            self._fault(line, "case", f"{case!r}, but an earlier row has patient {patient} in case {first!r}")
+        return case
 
     def _integer(self, line: int, column: str, text: str) -> int:
         try:

@@ -155,7 +155,7 @@ def reliability_figure(
     ends = 100 * np.asarray(edges, dtype=np.float64)
     if ends.shape != (len(x) + 1,):
         raise ShapeError(f"{len(x)} bins with {ends.size} edges; expected {len(x) + 1}")
-    figure = new_figure(width=5.2, height=5.8, title=title, note=note)
+    figure = new_figure(width=5.2, height=5.5, title=title, note=note)
     axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 100], [0, 100], color=GRAY, linestyle=":", linewidth=1, label="perfect calibration")
     known = n_images > 0
@@ -208,11 +208,13 @@ def patient_figure(
     shares = correct / counts
     order = np.array(sorted(range(len(shares)), key=lambda index: (shares[index], patients[index])))
     row_height = min(0.28, max(0.135, 8.5 / len(order)))  # inches; 82 patients fit on a page
-    figure = new_figure(width=6.2, height=1.7 + row_height * len(order), title=title, note=note)
+    figure = new_figure(width=6.6, height=1.3 + row_height * len(order), title=title, note=note)
     axes = figure.add_subplot()
     rows = np.arange(len(order))
     for index, (class_name, style) in enumerate(zip(class_names, CLASS_STYLES, strict=True)):
         mine = rows[classes[order] == index]
+        if not mine.size:
+            continue  # an empty line would stretch the layout to the origin of the figure
         percents = 100 * shares[order][mine]
         axes.hlines(mine, 0, percents, color=style.color, linestyle=style.dashes, linewidth=1)
         axes.plot(
@@ -281,7 +283,7 @@ def forest_figure(
     if len(labels) != len(centers):
         raise ShapeError(f"{len(labels)} labels with {len(centers)} values; expected one label per value")
     rows = np.arange(len(centers))
-    figure = new_figure(width=7.0, height=1.5 + 0.36 * len(centers), title=title, note=note)
+    figure = new_figure(width=7.0, height=1.2 + 0.36 * len(centers), title=title, note=note)
     axes = figure.add_subplot()
     if reference is not None:
         axes.axvline(reference, color=GRAY, linestyle=":", linewidth=1)
@@ -318,7 +320,7 @@ def _same_length(**arrays: npt.ArrayLike) -> list[FloatArray]:
 
 
 def _square_figure(*, title: str, note: str | None) -> tuple[Figure, Axes]:
-    figure = new_figure(width=5.2, height=5.2, title=title, note=note)
+    figure = new_figure(width=5.2, height=4.9, title=title, note=note)
     axes = figure.add_subplot()
     _percent_limits(axes)
     return figure, axes

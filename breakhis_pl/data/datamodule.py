@@ -1,0 +1,264 @@
+"""The data of a run as Lightning wants them: split, normalization statistics, augmentation, loaders.
+
+The loaders hand out rows of the store. The pixels lie on the device of the network; each batch is gathered, augmented
+and normalized there, in `on_after_batch_transfer`.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from breakhis_pl.config import AugmentationConfig, BreakHisDataConfig, DataConfig, SyntheticDataConfig
+from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_network_input
+from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
+from breakhis_pl.data.splits import Split, check_usable, official_split, ratio_split
+from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
+from breakhis_pl.data.drawn import synthetic_folder
+from breakhis_pl.errors import ConfigurationError, IncompleteDataError
+from breakhis_pl.randomness import derived_seed
+
+
+class Batch(NamedTuple):
+    """What a network is given.
+
+    Attributes:
+        images: float32, (batch, 3, size, size), normalized.
+        targets: int64, (batch,), index of the class.
+        rows: int64, (batch,), rows of the store.
+    """
+
+    images: Tensor
+    targets: Tensor
+    rows: Tensor
+
+
+class BreakHisDataModule(L.LightningDataModule):
+    """Images, split and statistics of a run.
+
+    Args:
+        data: The keys of `data`.
+        augmentation: The keys of `augmentation`; used for train batches only.
+        seed: The run's seed: of a ratio split, the order of train images, and augmentation.
+        show_progress: Whether bars are shown while images are drawn or decoded.
+
+    Attributes:
+        records: All images at the wanted magnifications, in the order of the store's rows.
+        split: Subset of each record.
+        is_complete: Whether these are exactly the published images.
+        description: One line on what is there.
+        mean: Of red, green and blue over all pixels of the train images, values in [0, 1].
+        std: Likewise, the population standard deviation.
+        evaluated: Subsets that `val_dataloader` gives, in this order.
+    """
+
+    records: tuple[ImageRecord, ...]
+    split: Split
+    is_complete: bool
+    description: str
+    store: Store
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __init__(
+        self, data: DataConfig, augmentation: AugmentationConfig, *, seed: int, show_progress: bool = True
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.augmentation = augmentation
+        self.seed = seed
+        self.show_progress = show_progress
+        self.evaluated: tuple[Subset, ...] = (Subset.TEST,)
+        self._is_set_up = False
+        self._resident: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._matrices: tuple[int, Tensor] | None = None
+
+    def index(self) -> None:
+        """Finds the images and splits them; draws them first if they are synthetic.
+
+        Raises:
+            BreakHisError: If the folder, the images in it or the split are not usable.
+        """
+        wanted = self.data.magnification
+        root = self._root()
+        self.records = index_images(root, wanted)
+        self.description = describe(self.records, wanted)
+        self.is_complete = True
+        try:
+            check_complete(self.records, wanted)
+        except IncompleteDataError:
+            if isinstance(self.data, BreakHisDataConfig) and self.data.require_complete:
+                raise
+            self.is_complete = False
+        self.split = self._make_split()
+        self._check_last_batch()
+
+    def prepare_data(self) -> None:
+        """Builds the store if it is not there; Lightning calls this in one process only."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
+        """Opens the store and computes the statistics; a second call does nothing.
+
+        Raises:
+            BreakHisError: As `index`, and if images cannot be read.
+        """
+        if self._is_set_up:
+            return
+        if not hasattr(self, "split"):
+            self.index()
+        self.store = open_store(
+            self.records,
+            image_size=self.data.image_size,
+            cache_dir=Path(self.data.cache_dir),
+            show_progress=self.show_progress,
+        )
+        if self.data.verify and not self.store.built:
+            verify_store(self.store, self.records, show_progress=self.show_progress)
+        self.mean, self.std = channel_statistics(self.store.pixels, self.split.indices(Subset.TRAIN))
+        self._is_set_up = True
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Rows of the train images, in an order that follows seed and epoch."""
+        rows = self.split.indices(Subset.TRAIN)
+        return DataLoader(
+            Rows(rows),
+            batch_size=self.data.batch_size,
+            sampler=ShuffledSampler(len(rows), seed=self.seed, module=self),
+            collate_fn=torch.tensor,
+            generator=torch.Generator(),  # else every pass draws from the global stream
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Tensor]]:
+        """Rows of the images of every subset in `evaluated`, in the order of the records."""
+        return [
+            DataLoader(
+                Rows(self.split.indices(subset)),
+                batch_size=self.data.batch_size,
+                collate_fn=torch.tensor,
+                generator=torch.Generator(),
+            )
+            for subset in self.evaluated
+        ]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002 - Lightning's signature
+        """The batch of images for a batch of rows, augmented during training."""
+        is_training = self.trainer is not None and self.trainer.training
+        epoch = self.trainer.current_epoch if self.trainer is not None and is_training else None
+        return self.batch(batch, epoch=epoch)
+
+    def batch(self, rows: Tensor, *, epoch: int | None = None) -> Batch:
+        """Images as the network takes them, on the device of `rows`.
+
+        Args:
+            rows: int64, (batch,), rows of the store.
+            epoch: Augment as in this epoch, counted from 0; None does not augment.
+        """
+        pixels, targets, mean, std = self._on_device(rows.device)
+        matrices = None
+        if epoch is not None and changes_anything(self.augmentation):
+            matrices = self._epoch_matrices(epoch, rows.device)[rows]  # (batch, 2, 3)
+        images = to_network_input(pixels[rows], mean=mean, std=std, matrices=matrices)
+        return Batch(images=images, targets=targets[rows], rows=rows)
+
+    def release(self) -> None:
+        """Forgets what lies on a device."""
+        self._resident.clear()
+        self._matrices = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Statistics for the checkpoint, so that it can be used without the train images."""
+        return {"mean": list(self.mean), "std": list(self.std), "image_size": self.data.image_size}
+
+    def _root(self) -> Path:
+        match self.data:
+            case BreakHisDataConfig(root=root):
+                return Path(root)
+            case SyntheticDataConfig() as config:
+                return synthetic_folder(config, show_progress=self.show_progress)
+            case _:
+                raise ConfigurationError(f"data.source={self.data.source} is not possible")
+
+    def _make_split(self) -> Split:
+        if self.data.split == "official":
+            split = official_split(self.records, fold=self.data.fold)
+            asked = f"data.split=official data.fold={self.data.fold}"
+        else:
+            split = ratio_split(self.records, test_fraction=self.data.test_fraction, seed=self.seed)
+            asked = f"data.split=ratio data.test_fraction={self.data.test_fraction} seed={self.seed}"
+        check_usable(split, asked)
+        return split
+
+    def _check_last_batch(self) -> None:
+        """Batch norm in training needs more than one value per channel; at 32 to 63 pixels an image has one left.
+
+        Raises:
+            ConfigurationError: If the last train batch is a single image that small.
+        """
+        n_train, size = len(self.split.indices(Subset.TRAIN)), self.data.batch_size
+        if self.data.image_size < 64 and n_train % size == 1 % size:
+            raise ConfigurationError(
+                f"data.batch_size={size} leaves a batch of a single image ({n_train} train images), which batch norm "
+                f"cannot take at data.image_size={self.data.image_size}; change either of them"
+            )
+
+    def _on_device(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Pixels, targets, mean and standard deviation on a device, moved there once."""
+        if device not in self._resident:
+            pixels = torch.from_numpy(self.store.pixels).to(device)  # (n_images, size, size, 3)
+            targets = torch.tensor([record.name.target for record in self.records], device=device)
+            mean = torch.tensor(self.mean, dtype=torch.float32, device=device)
+            std = torch.tensor(self.std, dtype=torch.float32, device=device)
+            self._resident[device] = (pixels, targets, mean, std)
+        return self._resident[device]
+
+    def _epoch_matrices(self, epoch: int, device: torch.device) -> Tensor:
+        """Transforms of all images in an epoch, drawn once: float32, (n_images, 2, 3)."""
+        if self._matrices is None or self._matrices[0] != epoch or self._matrices[1].device != device:
+            draws = draw_augmentation(len(self.records), self.augmentation, seed=self.seed, epoch=epoch)
+            self._matrices = (epoch, draws.matrices().to(device))
+        return self._matrices[1]
+
+
+class Rows(Dataset[int]):
+    """Rows of the store as a dataset."""
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> int:
+        """The row at a position."""
+        return self.rows[position]
+
+
+class ShuffledSampler(Sampler[int]):
+    """Positions in an order that is a function of seed and epoch.
+
+    Lightning makes the first iterator of a resumed run before it tells samplers the epoch
+    (https://github.com/Lightning-AI/pytorch-lightning, 2.6: `_FitLoop.on_run_start`); so the epoch is asked for when
+    the first position is drawn.
+    """
+
+    def __init__(self, n_positions: int, *, seed: int, module: BreakHisDataModule) -> None:
+        self.n_positions = n_positions
+        self.seed = seed
+        self.module = module
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return self.n_positions
+
+    def __iter__(self) -> Iterator[int]:
+        """The positions of the trainer's current epoch."""
+        epoch = self.module.trainer.current_epoch if self.module.trainer is not None else 0
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", epoch))
+        yield from torch.randperm(self.n_positions, generator=generator).tolist()

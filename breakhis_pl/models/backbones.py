@@ -1,0 +1,156 @@
+"""The three residual networks by name, with the report's head, and their pretrained weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.errors import WeightsError, listed
+
+HEAD_FEATURES = (256, 100)
+"""Outputs of the first two fully connected layers of the head (Otto et al. 2022)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A torchvision network: its name for people, how to build it, its ImageNet weights."""
+
+    title: str
+    build: Any
+    imagenet: models.WeightsEnum
+
+
+BACKBONES: Mapping[str, Backbone] = MappingProxyType(
+    {
+        "resnet18": Backbone("ResNet-18", models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1),
+        "wide_resnet50": Backbone(
+            "Wide-ResNet-50-2", models.wide_resnet50_2, models.Wide_ResNet50_2_Weights.IMAGENET1K_V1
+        ),
+        "resnext50": Backbone(
+            "ResNeXt-50 32x4d", models.resnext50_32x4d, models.ResNeXt50_32X4D_Weights.IMAGENET1K_V1
+        ),
+    }
+)
+
+
+def build_network(name: str, *, dropout: float) -> nn.Module:
+    """A network with random weights and the report's head in place of its last layer.
+
+    The head is Linear-ReLU-Dropout-Linear-ReLU-Linear with 256, 100 and 2 outputs.
+
+    Args:
+        name: A key of `BACKBONES`.
+        dropout: Probability of dropout in the head, in [0, 1).
+
+    Returns:
+        From float32 (batch, 3, height, width) to logits (batch, 2).
+
+    Source:
+        Otto et al. 2022; torchvision.models.
+    """
+    network: nn.Module = BACKBONES[name].build(weights=None)
+    first, second = HEAD_FEATURES
+    network.fc = nn.Sequential(
+        nn.Linear(network.get_submodule("fc").in_features, first),  # type: ignore[arg-type]
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(first, second),
+        nn.ReLU(inplace=True),
+        nn.Linear(second, len(CLASS_NAMES)),
+    )
+    return network
+
+
+def load_pretrained(network: nn.Module, *, name: str, weights: str) -> None:
+    """Loads pretrained weights into all layers below the head.
+
+    Args:
+        network: From `build_network`.
+        name: The network's name.
+        weights: "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), "none" (leaves the network as it is), or
+            the path of a torchvision state dict, with or without `fc`, of any floating-point type.
+
+    Raises:
+        WeightsError: If the weights cannot be had, are no state dict, or belong to another network.
+    """
+    match weights:
+        case "none":
+            return
+        case "imagenet":
+            state, where = _imagenet_state(name), f"torchvision's weights for {name}"
+        case _:
+            state, where = _state_from_file(Path(weights)), weights
+    _load(network, state, where=where, name=name)
+
+
+def _imagenet_state(name: str) -> Mapping[str, Any]:
+    """The ImageNet weights, from torch's cache or the network.
+
+    Raises:
+        WeightsError: If there is no connection, or what arrives is damaged; the text says where to put the file.
+    """
+    weights = BACKBONES[name].imagenet
+    try:
+        state: Mapping[str, Any] = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+        raise WeightsError(
+            f"model.weights=imagenet: no usable weights for {name} ({error}).\n"
+            f"Download {weights.url} on a machine with a connection and put it at {place},\n"
+            "or set model.weights=<file>, or model.weights=none to train from scratch"
+        ) from error
+    return state
+
+
+def _state_from_file(path: Path) -> Mapping[str, Any]:
+    """The state dict in a file; nothing in the file is run.
+
+    Raises:
+        WeightsError: If there is no such file, or it holds no state dict.
+    """
+    if not path.is_file():
+        raise WeightsError(
+            f"model.weights={path} does not exist; expected imagenet, none or the path of a torchvision state dict"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its parsers do
+        raise WeightsError(f"model.weights={path} is no state dict: {str(error).splitlines()[0]}") from error
+    if isinstance(state, dict) and "state_dict" in state:
+        raise WeightsError(f"model.weights={path} is a checkpoint of a training; expected a torchvision state dict")
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"model.weights={path} is no state dict: expected a dict of tensors by name")
+    return state
+
+
+def _load(network: nn.Module, state: Mapping[str, Any], *, where: str, name: str) -> None:
+    """Copies a torchvision state dict into a network, all but its last layer.
+
+    Raises:
+        WeightsError: If names or shapes are not those of the network.
+    """
+    wanted = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
+    given = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    # files from before torch 0.4.1 have no counter of batches; it is not used with a fixed momentum
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in given if key not in wanted]
+    misshaped = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in given and given[key].shape != value.shape
+    ]
+    faults = [
+        f"{word}: {listed(names, limit=3)}"
+        for word, names in (("missing", missing), ("unexpected", unexpected), ("shape", misshaped))
+        if names
+    ]
+    if faults:
+        raise WeightsError(f"model.weights: {where} belongs to another network than {name}; " + "; ".join(faults))
+    network.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=False)

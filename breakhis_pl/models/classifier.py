@@ -1,0 +1,136 @@
+"""The one LightningModule: a backbone by name, cross-entropy, loss and accuracy per subset."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.datamodule import Batch
+from breakhis_pl.models.backbones import build_network
+from breakhis_pl.randomness import derived_seed
+
+OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], OptimizerLRScheduler]
+
+
+class Classifier(L.LightningModule):
+    """Tells the classes of `CLASS_NAMES` apart.
+
+    Args:
+        backbone: Name of the network, a key of `models.backbones.BACKBONES`.
+        dropout: Probability of dropout in the head.
+        seed: The run's seed; initial weights and dropout follow it.
+        evaluated: Names of the subsets of the validation loaders, in their order.
+        make_optimizers: From parameters to what `configure_optimizers` returns; not needed for evaluation.
+
+    Attributes:
+        network: From images (batch, 3, height, width) to logits (batch, 2).
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        dropout: float,
+        seed: int = 0,
+        evaluated: Sequence[str] = ("test",),
+        make_optimizers: OptimizerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = dropout
+        self.seed = seed
+        self.evaluated = tuple(evaluated)
+        self.make_optimizers = make_optimizers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(seed, "initialization"))
+            self.network = build_network(backbone, dropout=dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        subsets = ("train", *self.evaluated)
+        # the names of ModuleDict's own methods, such as train, cannot be keys
+        self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric() for name in subsets})
+        self.accuracies = nn.ModuleDict(
+            {f"{name}_accuracy": MulticlassAccuracy(num_classes=len(CLASS_NAMES), average="micro") for name in subsets}
+        )
+        self._outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of normalized images.
+
+        Args:
+            images: float32, (batch, 3, height, width).
+
+        Returns:
+            float32, (batch, 2), whatever the precision inside.
+        """
+        logits: Tensor = self.network(images)
+        return logits.float()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer and the schedule that the configuration names."""
+        if self.make_optimizers is None:
+            return None
+        return self.make_optimizers(self.parameters())
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Makes dropout a function of seed, epoch and step."""
+        torch.manual_seed(derived_seed(self.seed, "dropout", self.current_epoch, batch_idx))
+
+    def on_train_epoch_start(self) -> None:
+        """Forgets the metrics of the epoch before."""
+        self._reset("train")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+        """Cross-entropy of a batch; (), float32."""
+        logits = self(batch.images)
+        loss = functional.cross_entropy(logits, batch.targets)
+        self._update("train", loss.detach(), logits.detach(), batch.targets)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets metrics and logits of the evaluation before."""
+        self._outputs = {name: [] for name in self.evaluated}
+        for name in self.evaluated:
+            self._reset(name)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        """Adds a batch to metrics and logits of its subset."""
+        name = self.evaluated[dataloader_idx]
+        logits = self(batch.images)
+        self._update(name, functional.cross_entropy(logits, batch.targets), logits, batch.targets)
+        self._outputs[name].append((batch.rows, logits))
+
+    def evaluated_logits(self, subset: str) -> tuple[Tensor, Tensor]:
+        """Rows and logits of the last evaluation: int64 (n_images,) and float32 (n_images, 2), on the CPU."""
+        rows, logits = zip(*self._outputs[subset], strict=True)
+        return torch.cat(rows).cpu(), torch.cat(logits).cpu()
+
+    def loss_and_accuracy(self, subset: str) -> tuple[float, float]:
+        """Mean loss and accuracy of a subset since the start of its last epoch."""
+        loss, accuracy = (float(metric.compute()) for metric in self._metrics(subset))
+        return loss, accuracy
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the plain values that rebuild the network."""
+        checkpoint["breakhis_pl"] = {
+            "backbone": self.backbone,
+            "dropout": self.dropout,
+            "class_names": list(CLASS_NAMES),
+        }
+
+    def _metrics(self, subset: str) -> tuple[MeanMetric, MulticlassAccuracy]:
+        return self.losses[f"{subset}_loss"], self.accuracies[f"{subset}_accuracy"]  # type: ignore[return-value]
+
+    def _reset(self, subset: str) -> None:
+        for metric in self._metrics(subset):
+            metric.reset()
+
+    def _update(self, subset: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        mean_loss, accuracy = self._metrics(subset)
+        mean_loss.update(loss, weight=len(targets))
+        accuracy.update(logits, targets)

@@ -1,0 +1,132 @@
+"""Loss and accuracy of every subset after every epoch: history.csv, curves.png, TensorBoard, a printed line."""
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import Callback
+
+from breakhis_pl.evaluation.figures import curves_figure, save_figure
+from breakhis_pl.files import write_text
+from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.training.tensorboard import SubsetWriters
+
+log = logging.getLogger(__name__)
+
+HistoryRow: TypeAlias = Mapping[str, float | int]
+
+
+class History(Callback):
+    """Keeps the history of a run and writes it after every epoch.
+
+    Args:
+        folder: The run folder.
+        writers: TensorBoard's writers, one per subset.
+        title: Of the figure.
+        note: Put on the figure, as for synthetic images.
+
+    Attributes:
+        rows: One mapping per finished epoch: epoch (from 1), train_loss, train_accuracy, the same of every evaluated
+            subset, learning_rate (during the epoch), images_per_second (train images over train time).
+        train_seconds: Time spent in train batches so far.
+    """
+
+    def __init__(self, folder: Path, writers: SubsetWriters, *, title: str, note: str | None = None) -> None:
+        self.folder = folder
+        self.writers = writers
+        self.title = title
+        self.note = note
+        self.rows: list[HistoryRow] = []
+        self.train_seconds = 0.0
+        self._n_images = 0
+        self._epoch_started = 0.0
+        self._train_ended = 0.0
+        self._learning_rate = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Starts the clock and notes the learning rate before the schedule changes it."""
+        self._n_images = 0
+        self._epoch_started = self._train_ended = time.perf_counter()
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ARG002
+        """Counts images."""
+        self._n_images += len(batch.rows)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Stops the clock: what follows is evaluation."""
+        if trainer.state.fn == "fit":
+            pl_module.loss_and_accuracy("train")  # waits until the device is done  # type: ignore[operator]
+            self._train_ended = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Adds a row and writes everything."""
+        if not isinstance(pl_module, Classifier):
+            raise TypeError(f"expected a Classifier, got {type(pl_module).__name__}")
+        seconds = self._train_ended - self._epoch_started
+        self.train_seconds += seconds
+        row: dict[str, float | int] = {"epoch": trainer.current_epoch + 1}
+        for subset in ("train", *pl_module.evaluated):
+            row[f"{subset}_loss"], row[f"{subset}_accuracy"] = pl_module.loss_and_accuracy(subset)
+        row["learning_rate"] = self._learning_rate
+        row["images_per_second"] = self._n_images / seconds
+        self.rows.append(row)
+        self._write(row, ("train", *pl_module.evaluated))
+        log.info("%s", epoch_line(row, max_epochs=trainer.max_epochs or 0, seconds_per_epoch=self._seconds_per_epoch()))
+
+    def _write(self, row: HistoryRow, subsets: tuple[str, ...]) -> None:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, fieldnames=list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _number(value) for name, value in row.items()} for row in self.rows)
+        write_text(self.folder / "history.csv", table.getvalue())
+        save_figure(curves_figure(self.rows, title=self.title, note=self.note), self.folder / "curves.png")
+        for subset in subsets:
+            for quantity in ("loss", "accuracy"):
+                self.writers.add_scalar(subset, quantity, row[f"{subset}_{quantity}"], epoch=int(row["epoch"]))
+        self.writers.add_scalar("train", "learning_rate", row["learning_rate"], epoch=int(row["epoch"]))
+        self.writers.add_scalar("train", "images_per_second", row["images_per_second"], epoch=int(row["epoch"]))
+
+    def _seconds_per_epoch(self) -> float:
+        """Time from the start of this epoch until now, evaluation included."""
+        return time.perf_counter() - self._epoch_started
+
+
+def epoch_line(row: HistoryRow, *, max_epochs: int, seconds_per_epoch: float) -> str:
+    """What is printed after an epoch.
+
+    Args:
+        row: As in `History.rows`.
+        max_epochs: Epochs of the whole run.
+        seconds_per_epoch: Of this epoch, evaluation included.
+    """
+    subsets = [name.removesuffix("_loss") for name in row if name.endswith("_loss")]
+    parts = [f"{name} loss {row[f'{name}_loss']:.3f} accuracy {row[f'{name}_accuracy']:.3f}" for name in subsets]
+    left = (max_epochs - row["epoch"]) * seconds_per_epoch
+    speed = f"{row['images_per_second']:,.3g} images/s"
+    ending = f", {duration(left)} left" if left > 0 else ""
+    return f"epoch {row['epoch']}/{max_epochs}  {'  '.join(parts)}  {speed}{ending}"
+
+
+def duration(seconds: float) -> str:
+    """A time span for reading.
+
+    Example:
+        >>> duration(75)
+        '1 min 15 s'
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.9g}"

@@ -1,0 +1,114 @@
+"""run.json: what a run was, from before its first step to its end."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from breakhis_pl.errors import RunFolderError
+from breakhis_pl.files import write_text
+
+RUN_JSON = "run.json"
+SYNTHETIC_NOTE = "synthetic images, no tissue"
+"""Put on every figure and page of a run on drawn images."""
+
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
+
+
+class RunRecord:
+    """The run.json of a run, written anew with every change of its status.
+
+    Args:
+        folder: The run folder.
+        facts: What is known before the first step: configuration, data, model, device.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.content: dict[str, Any] = {
+            "status": "running",
+            "error": None,
+            "command": " ".join(["python", *sys.argv]),
+            "started": _now(),
+            "finished": None,
+            "seconds": None,
+            **source_state(),
+            "versions": versions(),
+            **facts,
+        }
+        self.write()
+
+    def finish(self, *, seconds_total: float, seconds_training: float, **facts: Any) -> None:
+        """Says that the run is complete."""
+        seconds = {"total": round(seconds_total, 3), "training": round(seconds_training, 3)}
+        self.content |= {"status": "finished", "finished": _now(), "seconds": seconds, **facts}
+        self.write()
+
+    def fail(self, reason: str) -> None:
+        """Says that the run ended early, and why."""
+        self.content |= {"status": "failed", "error": reason, "finished": _now()}
+        self.write()
+
+    def write(self) -> None:
+        """Writes the file."""
+        write_text(self.folder / RUN_JSON, json.dumps(self.content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's run.json.
+
+    Raises:
+        RunFolderError: If the folder is none of a run, or the file is damaged.
+    """
+    path = folder / RUN_JSON
+    if not path.is_file():
+        what = "holds no run.json" if folder.is_dir() else "does not exist"
+        raise RunFolderError(f"run={folder} {what}; expected a run folder that train.py made, below outputs/")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise RunFolderError(f"{path} is not the run.json of a run: it has no configuration")
+    return content
+
+
+def source_state() -> dict[str, Any]:
+    """Version of the package, and the commit it was run from; null where that is no git checkout."""
+    folder = Path(__file__).resolve().parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "package_version": metadata.version("breakhis-pl"),
+        "commit": commit,
+        "uncommitted_changes": None if changes is None else changes != "",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Output of a git command on the checkout that holds a folder; None if there is no git or no checkout."""
+    try:
+        answer = subprocess.run(  # noqa: S603 - fixed arguments
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - whichever git the user has
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,42 @@
+"""TensorBoard with one folder per subset, so that train and test of one quantity share a chart."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.tensorboard import SummaryWriter
+
+
+class SubsetWriters:
+    """A writer per subset, each in a folder of the subset's name; tags are the quantities.
+
+    Args:
+        folder: Made when the first value is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def add_scalar(self, subset: str, quantity: str, value: float, *, epoch: int) -> None:
+        """Adds a point to a chart, at the epoch (from 1)."""
+        self._writer(subset).add_scalar(quantity, value, global_step=epoch)  # type: ignore[no-untyped-call]
+
+    def add_image(self, subset: str, name: str, pixels: npt.NDArray[np.uint8], *, epoch: int) -> None:
+        """Adds a picture: uint8, (height, width, channels)."""
+        self._writer(subset).add_image(name, pixels, global_step=epoch, dataformats="HWC")  # type: ignore[no-untyped-call]
+
+    def add_text(self, subset: str, name: str, text: str) -> None:
+        """Adds a text in Markdown."""
+        self._writer(subset).add_text(name, text, global_step=0)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Writes what is left and closes the files."""
+        for writer in self._writers.values():
+            writer.close()  # type: ignore[no-untyped-call]
+        self._writers.clear()
+
+    def _writer(self, subset: str) -> SummaryWriter:
+        if subset not in self._writers:
+            self._writers[subset] = SummaryWriter(str(self.folder / subset))  # type: ignore[no-untyped-call]
+        return self._writers[subset]

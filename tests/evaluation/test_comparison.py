@@ -1,0 +1,456 @@
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from breakhis_pl.errors import RunFolderError
+from breakhis_pl.evaluation.comparison import COLUMNS, collect_runs, write_comparison
+from breakhis_pl.evaluation.comparison_tables import escaped
+from breakhis_pl.evaluation.run_summary import Estimate
+
+HISTORY = """epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,images_per_second
+1,0.6,0.80,0.5,0.82,0.0005,100.0
+2,0.3,0.95,0.4,0.875,0.00045,300.0
+"""
+
+
+def run_document(model: str = "resnet18", *, seed: int = 0, fold: int = 2, **data: Any) -> dict[str, Any]:
+    return {
+        "status": "finished",
+        "error": None,
+        "seconds": {"total": 75.5, "training": 61.25},
+        "config": {
+            "model": {"backbone": model},
+            "data": {"fold": fold, "split": "official", "magnification": [200]},
+            "seed": seed,
+        },
+        "data": {
+            "synthetic": False,
+            "complete": True,
+            "description": "BreakHis",
+            "split_checksum": f"sha256:{fold}",
+            "n_images": {"train": {"benign": 455, "malignant": 961}, "test": {"benign": 168, "malignant": 429}},
+            **data,
+        },
+        "model": {"backbone": model, "n_parameters": 11_333_702},
+        "device": "cpu",
+        "precision": "32-true",
+    }
+
+
+def metrics_document(accuracy: float = 0.893, *, n_images: int = 597) -> dict[str, Any]:
+    return {
+        "subset": "test",
+        "n_images": n_images,
+        "confusion_matrix": [[119, 49], [25, 404]],
+        "per_class": {
+            "benign": {"precision": 0.826, "recall": {"value": 0.708, "ci95": None}, "f1": 0.763, "support": 168},
+            "malignant": {"precision": 0.892, "recall": 0.942, "f1": 0.916, "support": 429},
+        },
+        "accuracy": {"value": accuracy, "ci95": [0.82, 0.9614]},
+        "balanced_accuracy": 0.825,
+        "weighted_f1": {"value": 1 / 3, "ci95": None},
+        "auroc": {"value": None, "ci95": None},
+        "mcc": 0.68,
+        "patient_recognition_rate": {"value": 0.871, "ci95": [0.8, 0.94]},
+    }
+
+
+def write_run(
+    sweep: Path,
+    name: str,
+    run: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+    history: str | None = HISTORY,
+) -> Path:
+    folder = sweep / name
+    (folder / "test").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(run_document() if run is None else run), encoding="utf-8")
+    (folder / "test" / "metrics.json").write_text(
+        json.dumps(metrics_document() if metrics is None else metrics), encoding="utf-8"
+    )
+    if history is not None:
+        (folder / "history.csv").write_text(history, encoding="utf-8")
+    return folder
+
+
+def csv_rows(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "comparison.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def page_of(sweep: Path) -> str:
+    return write_comparison(sweep).read_text(encoding="utf-8")
+
+
+def table_line(page: str, start: str) -> list[str]:
+    """Cells of the first table row that starts so."""
+    line = next(line for line in page.splitlines() if line.startswith(f"| {start}"))
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_a_finished_run_is_read_from_its_four_files(tmp_path: Path) -> None:
+    write_run(tmp_path, "resnet18")
+
+    (run,) = collect_runs(tmp_path)
+
+    assert (run.name, run.status, run.error, run.model, run.seed, run.fold) == (
+        "resnet18",
+        "finished",
+        None,
+        "resnet18",
+        0,
+        2,
+    )
+    assert (run.split, run.magnification, run.is_synthetic, run.is_complete) == ("official", (200,), False, True)
+    assert (run.n_train_images, run.n_test_images, run.n_parameters) == (1416, 597, 11_333_702)
+    assert run.metrics["accuracy"] == Estimate(0.893, (0.82, 0.9614))
+    assert run.metrics["recall_benign"] == Estimate(0.708)
+    assert run.metrics["mcc"] == Estimate(0.68)
+    assert "auroc" not in run.metrics
+    assert run.confusion_matrix == ((119, 49), (25, 404))
+    assert (run.train_accuracy, run.test_accuracy) == (0.95, 0.875)
+    assert run.train_minus_test_accuracy == pytest.approx(0.075)
+    assert (run.seconds, run.seconds_total) == (61.25, 75.5)
+
+
+def test_images_per_second_are_all_images_over_all_time(tmp_path: Path) -> None:
+    write_run(tmp_path, "a")
+
+    (run,) = collect_runs(tmp_path)
+
+    assert run.images_per_second == pytest.approx(2 / (1 / 100 + 1 / 300))
+
+
+def test_runs_are_sorted_and_other_entries_are_no_runs(tmp_path: Path) -> None:
+    for name in ("b", "c", "a"):
+        write_run(tmp_path, name)
+    (tmp_path / "multirun.yaml").write_text("x", encoding="utf-8")
+    (tmp_path / "notes").mkdir()
+    write_run(tmp_path / "notes", "two_deep")
+
+    assert [run.name for run in collect_runs(tmp_path)] == ["a", "b", "c"]
+
+
+def test_csv_has_all_digits_and_empty_cells_where_a_value_is_absent(tmp_path: Path) -> None:
+    write_run(tmp_path, "a")
+    write_comparison(tmp_path)
+
+    (row,) = csv_rows(tmp_path)
+
+    assert tuple(row) == COLUMNS
+    assert float(row["weighted_f1"]) == 1 / 3
+    assert (row["auroc"], row["parameters"], row["seconds"]) == ("", "11333702", "61.25")
+    assert (row["f1_malignant"], row["train_accuracy"], row["test_accuracy"]) == ("0.916", "0.95", "0.875")
+
+
+def test_page_shows_values_with_their_intervals(tmp_path: Path) -> None:
+    write_run(tmp_path, "a")
+
+    page = page_of(tmp_path)
+
+    assert table_line(page, "a ") == [
+        "a", "resnet18", "2", "0", "597",
+        "0.893 (0.82 to 0.96)", "0.825", "0.333", "-", "0.680", "0.871 (0.80 to 0.94)",
+    ]  # fmt: skip
+    assert "BreakHis at 200X, the authors' fold 2: 1,416 train and 597 test images." in page
+    assert "Warning" not in page
+
+
+def test_a_failed_run_is_listed_with_the_first_line_of_its_reason(tmp_path: Path) -> None:
+    write_run(tmp_path, "good")
+    (tmp_path / "bad").mkdir()
+    failed = {
+        "status": "failed",
+        "error": "CUDA out of memory | tried 3 GB\nTraceback",
+        "config": run_document()["config"],
+    }
+    (tmp_path / "bad" / "run.json").write_text(json.dumps(failed), encoding="utf-8")
+
+    page = page_of(tmp_path)
+
+    assert "| bad | failed | resnet18 | CUDA out of memory \\| tried 3 GB |" in page
+    assert "Traceback" not in page
+    assert [(row["run"], row["status"], row["accuracy"]) for row in csv_rows(tmp_path)] == [
+        ("bad", "failed", ""),
+        ("good", "finished", "0.893"),
+    ]
+
+
+def test_a_refused_run_is_listed_with_the_text_of_its_error(tmp_path: Path) -> None:
+    for name in ("told", "untold"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+    (tmp_path / "told" / "error.txt").write_text("data.fold=7 is not possible\n", encoding="utf-8")
+
+    page = page_of(tmp_path)
+
+    assert "| told | refused | - | data.fold=7 is not possible |" in page
+    assert "| untold | refused | - | refused before it began; its log says why |" in page
+    assert "0 of 2 runs with a result." in page
+    assert "No run says what data it was given." in page
+
+
+def test_an_unfinished_run_is_listed_as_running(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "a", {**run_document(), "status": "running", "seconds": None})
+    (folder / "test" / "metrics.json").unlink()
+
+    page = page_of(tmp_path)
+
+    assert "| a | running | resnet18 | still going on, or cut off |" in page
+    assert "## Results" not in page
+    assert csv_rows(tmp_path)[0]["train_accuracy"] == "0.95"
+
+
+def test_a_finished_run_without_metrics_is_listed(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, "a", history=None)
+    (folder / "test" / "metrics.json").unlink()
+
+    assert "| a | finished | resnet18 | holds no test/metrics.json |" in page_of(tmp_path)
+
+
+def test_a_run_that_failed_without_a_word_has_no_reason(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.json").write_text('{"status": "failed", "error": " "}', encoding="utf-8")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "run.json").write_text('{"status": "failed"}', encoding="utf-8")
+
+    assert page_of(tmp_path).count("no reason given") == 2
+
+
+@pytest.mark.parametrize(
+    ("file_name", "content", "fault"),
+    [
+        ("run.json", '{"status": "fin', "run.json is damaged: Unterminated string"),
+        ("run.json", "[1]", "run.json is damaged: it holds a list; expected an object"),
+        ("run.json", '{"status": "finished", "error": 3}', "error is 3; expected a text"),
+        ("run.json", '{"status": "failed", "config": {"seed": "zero"}}', "config.seed is 'zero'; expected a number"),
+        (
+            "run.json",
+            '{"status": "failed", "config": {"data": {"magnification": "all"}}}',
+            "config.data.magnification is 'all'",
+        ),
+        (
+            "run.json",
+            '{"status": "failed", "data": {"synthetic": "no"}}',
+            "data.synthetic is 'no'; expected true or false",
+        ),
+        ("test/metrics.json", "", "test/metrics.json is damaged: Expecting value"),
+        ("test/metrics.json", '{"accuracy": {"value": 1, "ci95": [1]}}', r"accuracy.ci95 is \[1\]"),
+        ("test/metrics.json", '{"confusion_matrix": 3}', "confusion_matrix is 3; expected rows of counts"),
+        ("history.csv", "epoch,train_accuracy\n1,high\n", "history.csv is damaged: could not convert"),
+        ("history.csv", "epoch,train_accuracy\n1,0.5,0.6,0.7\n", "a row has more or fewer values"),
+        ("history.csv", "epoch,train_accuracy\n1\n", "a row has more or fewer values"),
+        ("run.json", '{"status": "done"}', "status is 'done'; expected one of running, finished, failed"),
+        ("run.json", "{}", "status is None"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_comparison_still_written(
+    tmp_path: Path, file_name: str, content: str, fault: str
+) -> None:
+    write_run(tmp_path, "whole")
+    (write_run(tmp_path, "torn") / file_name).write_text(content, encoding="utf-8")
+
+    torn = collect_runs(tmp_path)[0]
+
+    assert torn.error is not None
+    assert re.search(fault, torn.error)
+    assert torn.status == ("unreadable" if file_name == "run.json" else "finished")
+    assert "damaged" in page_of(tmp_path)
+
+
+def test_an_empty_history_has_no_accuracy(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", history=HISTORY.splitlines()[0] + "\n")
+    write_run(tmp_path, "b", history="epoch,train_accuracy,test_accuracy\n1,,nan\n")
+
+    for run in collect_runs(tmp_path):
+        assert (run.train_accuracy, run.test_accuracy, run.images_per_second) == (None, None, None)
+        assert run.train_minus_test_accuracy is None
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"no run in .*; expected the folder of a sweep"):
+        write_comparison(tmp_path)
+    with pytest.raises(RunFolderError, match="nowhere is no folder"):
+        collect_runs(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_one_run_is_refused_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="is the folder of one run; a comparison needs the folder above it"):
+        collect_runs(write_run(tmp_path, "a"))
+
+
+def test_synthetic_images_are_warned_of_and_not_set_beside_the_report(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", run_document(synthetic=True))
+
+    page = page_of(tmp_path)
+
+    assert "**Warning: synthetic images, no tissue." in page
+    assert "Synthetic images at 200X" in page
+    assert "Beside the report" not in page
+
+
+def test_an_incomplete_archive_is_warned_of(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", run_document(complete=False), metrics_document(n_images=501))
+
+    page = page_of(tmp_path)
+
+    assert "**Warning: the archive was incomplete" in page
+    assert "**The test images are not the report's 597** (a: 501)." in page
+
+
+def test_runs_on_the_reports_split_stand_beside_its_results(tmp_path: Path) -> None:
+    write_run(tmp_path, "mine")
+
+    page = page_of(tmp_path)
+
+    section = page.split("## Beside the report")[1]
+    assert "| ResNet-18, the report | 0.876 | 0.873 | 0.763 | 0.916 | 119, 49; 25, 404 |" in section
+    assert "| Wide-ResNet-50, the report | 0.725 | 0.739 | 0.627 | 0.782 | 138, 30; 134, 295 |" in section
+    assert (
+        section.index("| ResNet-18, the report") < section.index("| mine |") < section.index("| ResNeXt-50, the report")
+    )
+    assert "not the report's 597" not in page
+
+
+@pytest.mark.parametrize(("key", "value"), [("split", "ratio"), ("fold", 1), ("magnification", [40, 200])])
+def test_runs_on_another_split_do_not_stand_beside_the_report(tmp_path: Path, key: str, value: object) -> None:
+    run = run_document()
+    run["config"]["data"][key] = value
+    write_run(tmp_path, "a", run)
+
+    assert "Beside the report" not in page_of(tmp_path)
+
+
+def test_a_ratio_split_has_no_fold(tmp_path: Path) -> None:
+    run = run_document()
+    run["config"]["data"]["split"] = "ratio"
+    write_run(tmp_path, "a", run)
+
+    page = page_of(tmp_path)
+
+    assert "a split by case: 1,416 train" in page
+    assert csv_rows(tmp_path)[0]["fold"] == ""
+
+
+def test_runs_that_differ_in_seed_alone_are_averaged(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.87, 0.89, 0.91)):
+        write_run(tmp_path, f"seed{seed}", run_document(seed=seed), metrics_document(accuracy))
+    write_run(tmp_path, "wide", run_document("wide_resnet50"))
+
+    page = page_of(tmp_path)
+
+    row = table_line(page, "mean ± sd, n = 3: seed0, seed1, seed2")
+    assert row[1:6] == ["resnet18", "", "", "", "0.890 ± 0.020"]
+    assert page.count("mean ± sd") == 2  # one by table: results, classes
+
+
+def test_runs_that_differ_in_fold_are_averaged_and_named(tmp_path: Path) -> None:
+    for fold in (1, 2):
+        write_run(tmp_path, f"fold{fold}", run_document(fold=fold))
+
+    page = page_of(tmp_path)
+
+    assert "mean ± sd, n = 2: fold1, fold2" in page
+    assert "the authors' folds 1, 2: 1,416 train" in page
+    assert "The runs have different train and test images" in page
+
+
+def test_runs_that_differ_in_more_than_seed_and_fold_are_not_averaged(tmp_path: Path) -> None:
+    for seed, lr in ((0, 0.1), (1, 0.2)):
+        run = run_document(seed=seed)
+        run["config"]["optimizer"] = {"lr": lr}
+        write_run(tmp_path, f"lr{seed}", run)
+
+    assert "mean ± sd" not in page_of(tmp_path)
+
+
+def test_a_mean_says_its_n_where_a_metric_is_not_defined_in_every_run(tmp_path: Path) -> None:
+    for seed, mcc in enumerate((0.5, 0.7, None)):
+        write_run(tmp_path, f"seed{seed}", run_document(seed=seed), {**metrics_document(), "mcc": mcc})
+
+    row = table_line(page_of(tmp_path), "mean ± sd")
+
+    assert row[8:10] == ["-", "0.600 ± 0.141 (n = 2)"]
+
+
+def test_the_claim_of_overtraining_is_set_against_the_gaps(tmp_path: Path) -> None:
+    write_run(tmp_path, "small")
+    worse = HISTORY.replace("0.95,0.4,0.875", "0.99,0.4,0.700")
+    write_run(tmp_path, "wide", run_document("wide_resnet50"), history=worse)
+
+    page = page_of(tmp_path)
+
+    assert "+0.075 for ResNet-18, +0.290 for Wide-ResNet-50: larger than ResNet-18's for Wide-ResNet-50." in page
+    assert table_line(page.split("## Size")[1], "wide")[2:7] == ["11,333,702", "0.990", "0.700", "+0.290", "61.2"]
+
+
+def test_the_claim_of_overtraining_needs_a_small_and_a_large_network(tmp_path: Path) -> None:
+    write_run(tmp_path, "small")
+
+    assert "these runs cannot say" in page_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a|b", r"a\|b"),
+        ("`rm`", r"\`rm\`"),
+        ("two\r\nlines", "two lines"),
+        ("line\u2028separator\x07", "line separator"),
+        ("<script>&", "&lt;script&gt;&amp;"),
+        ("resnet18_0", "resnet18_0"),
+        ("_x_ *y* [z]", r"\_x\_ \*y\* \[z\]"),
+        ("back\\|slash", r"back\\\|slash"),
+    ],
+)
+def test_text_from_names_is_escaped(text: str, expected: str) -> None:
+    assert escaped(text) == expected
+
+
+def test_odd_folder_names_break_no_table(tmp_path: Path) -> None:
+    write_run(tmp_path, 'a|b`c\nd,"e"')
+
+    page = page_of(tmp_path)
+
+    assert r'| a\|b\`c d,"e" | resnet18 |' in page
+    assert csv_rows(tmp_path)[0]["run"] == 'a|b`c\nd,"e"'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no file names that are not text")
+def test_a_folder_name_that_is_no_text_is_written_with_marks(tmp_path: Path) -> None:
+    write_run(tmp_path, os.fsdecode(b"caf\xe9"))
+
+    page_of(tmp_path)
+
+    assert csv_rows(tmp_path)[0]["run"] == "caf?"
+
+
+def test_writing_again_replaces_both_files_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write_run(tmp_path, "a")
+    first = page_of(tmp_path)
+    write_run(tmp_path, "b")
+
+    assert page_of(tmp_path) != first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "comparison.csv", "comparison.md"]
+
+
+def test_a_long_reason_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.json").write_text(json.dumps({"status": "failed", "error": "x" * 5000}), encoding="utf-8")
+
+    assert len(page_of(tmp_path)) < 1000
+
+
+def test_comparison_imports_no_torch() -> None:
+    code = (
+        "import sys, breakhis_pl.evaluation.comparison; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
