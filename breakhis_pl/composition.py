@@ -41,7 +41,8 @@ def register(swept_keys: Sequence[str] = ()) -> None:
         store.store(group="schema", name=program, node=node)
     for group, (_, variants) in VARIANTS.items():
         for variant in variants.values():
-            store.store(group=f"schema/{group}", name=variant.__name__.removesuffix(_suffix(group)).lower(), node=variant)
+            option = variant.__name__.removesuffix(_suffix(group)).lower()
+            store.store(group=f"schema/{group}", name=option, node=variant)
     OmegaConf.register_new_resolver("sweep_choice", sweep_choice, replace=True)
 
 
@@ -159,7 +160,7 @@ def _variant(name: str, node: Any) -> type | None:
     if name not in VARIANTS:
         return None
     tell_apart, variants = VARIANTS[name]
-    value = node.get(tell_apart) if isinstance(node, DictConfig) else None
+    value = str(node.get(tell_apart)) if isinstance(node, DictConfig) else "null"
     if value not in variants:
         raise ConfigurationError(f"{name}.{tell_apart}={value} is not possible; expected one of {listed(variants)}")
     return variants[value]

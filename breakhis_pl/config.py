@@ -6,6 +6,7 @@ composed.
 """
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
@@ -38,15 +39,16 @@ class Bounds:
             return None if value in self.choices else f"one of {listed(self.choices)}"
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None
-        limits = [
-            (self.at_least, lambda limit: value >= limit, "at least"),
-            (self.above, lambda limit: value > limit, "above"),
-            (self.at_most, lambda limit: value <= limit, "at most"),
-            (self.below, lambda limit: value < limit, "below"),
-        ]
-        if all(limit is None or holds(limit) for limit, holds, _ in limits) and math.isfinite(value):
+        limits = (
+            (self.at_least, operator.ge, "at least"),
+            (self.above, operator.gt, "above"),
+            (self.at_most, operator.le, "at most"),
+            (self.below, operator.lt, "below"),
+        )
+        if all(limit is None or holds(value, limit) for limit, holds, _ in limits) and math.isfinite(value):
             return None
-        return "a number " + " and ".join(f"{word} {limit:g}" for limit, _, word in limits if limit is not None)
+        wanted = " and ".join(f"{word} {limit:g}" for limit, _, word in limits if limit is not None)
+        return f"a number {wanted}" if wanted else "a finite number"
 
 
 def key(default: Any, meaning: str, **bounds: Any) -> Any:

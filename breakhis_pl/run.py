@@ -113,7 +113,8 @@ def evaluate(config: EvaluateConfig) -> None:
     network = load_checkpoint(path, evaluated=(subset,))
     if network.image_size != trained.data.image_size:
         raise CheckpointError(
-            f"{path} was trained on images of {network.image_size} pixels, the run {folder} on {trained.data.image_size}"
+            f"{path} was trained on images of {network.image_size} pixels, "
+            f"the run {folder} on {trained.data.image_size}"
         )
     data = BreakHisDataModule(trained.data, trained.augmentation, seed=trained.seed)
     data.evaluated = (subset,)

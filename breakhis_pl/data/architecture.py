@@ -4,9 +4,7 @@ Benign: ducts and acini with an open lumen, lined by one or two orderly layers o
 glands lost or irregular, nuclei larger, darker, more crowded and of uneven size and shape.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 import numpy as np
 from numpy.random import Generator
@@ -24,6 +22,7 @@ from breakhis_pl.data.tissue import (
     ribbons,
     scatter,
 )
+from breakhis_pl.errors import ConfigurationError, listed
 
 STROMA = (Material.COLLAGEN, Material.LOOSE)
 
@@ -54,7 +53,7 @@ def draw_traits(rng: Generator, subtype: str) -> Traits:
     darkness = float(rng.uniform(0.4, 0.6))
     if SUBTYPES[subtype].class_name == "benign":
         kind = CellKind(
-            radius=float(rng.normal(3.3, 0.25)),
+            radius=float(rng.normal(3.2, 0.22)),
             elongation=float(rng.uniform(1.2, 1.55)),
             spread=float(rng.uniform(0.06, 0.12)),
             roughness=0.03,
@@ -63,9 +62,9 @@ def draw_traits(rng: Generator, subtype: str) -> Traits:
         )
     else:
         grade = float(rng.beta(1.6, 1.6))
-        small = 0.8 if subtype == "LC" else 1.0
+        small = 0.85 if subtype == "LC" else 1.0
         kind = CellKind(
-            radius=small * float(rng.normal(3.9 + 1.1 * grade, 0.2)),
+            radius=small * float(rng.normal(4.1 + 1.1 * grade, 0.2)),
             elongation=float(rng.uniform(1.1, 1.35)),
             spread=small * (0.13 + 0.17 * grade),
             roughness=0.05 + 0.06 * grade,
@@ -79,29 +78,51 @@ def draw_traits(rng: Generator, subtype: str) -> Traits:
         epithelium=kind,
         crowding=float(rng.uniform(0.85, 1.25)),
         extent=float(rng.uniform(0.8, 1.2)),
-        spindles=float(rng.uniform(10, 13) if subtype == "PT" else rng.uniform(15, 26)),
+        spindles=float(rng.uniform(10.5, 13.5) if subtype == "PT" else rng.uniform(15, 26)),
         lymphocytes=float(rng.uniform(8, 12)),
         is_inflamed=bool(rng.random() < 0.35),
     )
 
 
 def build(canvas: Canvas, rng: Generator, subtype: str, traits: Traits, flow: Flow) -> None:
-    """Draw the tissue of a tumor type, a key of `SUBTYPES`, onto an empty canvas."""
+    """Draw the tissue of a tumor type, a key of `SUBTYPES`, onto an empty canvas.
+
+    Raises:
+        ConfigurationError: If there is no such tumor type.
+    """
     tumor, nests, stroma, vessels, fat = rng.spawn(5)
-    _BUILDERS[subtype](canvas, tumor, traits, flow)
+    match subtype:
+        case "A":
+            _adenosis(canvas, tumor, traits)
+        case "F":
+            _fibroadenoma(canvas, tumor, traits, flow)
+        case "PT":
+            _phyllodes_tumor(canvas, tumor, traits)
+        case "TA":
+            _tubular_adenoma(canvas, tumor, traits)
+        case "DC":
+            _ductal_carcinoma(canvas, tumor, traits, flow)
+        case "LC":
+            _lobular_carcinoma(canvas, tumor, traits, flow)
+        case "MC":
+            _mucinous_carcinoma(canvas, tumor, traits)
+        case "PC":
+            _papillary_carcinoma(canvas, tumor, traits)
+        case _:
+            raise ConfigurationError(f"subtype {subtype} cannot be drawn; expected {listed(SUBTYPES)}")
     _fat(canvas, fat)
     _vessels(canvas, vessels, flow)
     _stroma_cells(canvas, stroma, traits, flow)
     _fill_nests(canvas, nests, traits)
 
 
-def _adenosis(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
+def _adenosis(canvas: Canvas, rng: Generator, traits: Traits) -> None:
     centers = _clustered(canvas, rng, spacing=44 / np.sqrt(traits.extent), share=0.75)
     radius = rng.normal(16.5, 2.2, len(centers)).clip(10, 22)
     _glands(canvas, rng, traits, blobs(rng, centers, radius, elongation=1.35), lumen=(8.5, 12.5))
 
 
-def _tubular_adenoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
+def _tubular_adenoma(canvas: Canvas, rng: Generator, traits: Traits) -> None:
     centers = _clustered(canvas, rng, spacing=54 / np.sqrt(traits.extent), share=0.85)
     radius = rng.normal(23, 2.5, len(centers)).clip(16, 27)
     _glands(canvas, rng, traits, blobs(rng, centers, radius, elongation=1.12, roughness=0.04), lumen=(9.5, 12.5))
@@ -119,7 +140,7 @@ def _fibroadenoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) ->
     _glands(canvas, rng, traits, ducts, lumen=(10.5, 10.5))
 
 
-def _phyllodes_tumor(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
+def _phyllodes_tumor(canvas: Canvas, rng: Generator, traits: Traits) -> None:
     canvas.fill_all(Material.LOOSE)
     centers = scatter(rng, canvas.field, 300 / np.sqrt(traits.extent), jitter=0.1)
     n = len(centers)
@@ -154,11 +175,11 @@ def _ductal_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow
 
 
 def _lobular_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
-    starts = scatter(rng, canvas.field, 37 / np.sqrt(traits.extent), jitter=0.35)
+    starts = scatter(rng, canvas.field, 34 / np.sqrt(traits.extent), jitter=0.35)
     n_cells = rng.integers(1, 11, len(starts))
     gap = 2.5 * traits.epithelium.radius / traits.crowding**0.5
     trail = starts
-    kind = replace(traits.epithelium, cytoplasm=1.5)
+    kind = replace(traits.epithelium, cytoplasm=1.6)
     for step in range(10):
         points = trail[n_cells > step]
         angles = flow.direction(points) + rng.normal(0, 0.3, len(points))
@@ -167,7 +188,7 @@ def _lobular_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flo
         trail = trail + gap * np.stack((np.cos(heading), np.sin(heading)), axis=1)
 
 
-def _mucinous_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
+def _mucinous_carcinoma(canvas: Canvas, rng: Generator, traits: Traits) -> None:
     spacing = rng.uniform(170, 300)
     centers = scatter(rng, canvas.field, spacing, jitter=0.1)
     pools = blobs(rng, centers, spacing * rng.uniform(0.47, 0.58, len(centers)), elongation=1.25, roughness=0.05)
@@ -181,34 +202,20 @@ def _mucinous_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Fl
     canvas.fill(clusters, Material.NEST)
 
 
-def _papillary_carcinoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
+def _papillary_carcinoma(canvas: Canvas, rng: Generator, traits: Traits) -> None:
     canvas.fill_all(Material.EMPTY)
     centers = scatter(rng, canvas.field, rng.uniform(95, 120) / np.sqrt(traits.extent), jitter=0.16)
     n = len(centers)
-    width = rng.uniform(50, 78, n)
+    width = rng.uniform(54, 80, n)
     fronds = ribbons(rng, centers, rng.uniform(0, np.pi, n), rng.uniform(110, 240, n), width, bend=0.9)
     canvas.fill(fronds, Material.EPITHELIUM)
-    canvas.fill(inset(fronds, 17), Material.COLLAGEN)
+    canvas.fill(inset(fronds, 19), Material.COLLAGEN)
     kind = replace(traits.epithelium, elongation=1.65, cytoplasm=0.0)
-    for depth in (4.5, 12.0):
-        points, angles = along(inset(fronds, depth), rng, 2.3 * kind.radius / traits.crowding**0.5)
+    for depth in (6.5, 13.5):
+        points, angles = along(inset(fronds, depth), rng, 2.0 * kind.radius / traits.crowding**0.5)
         points, angles = points + rng.normal(0, 1.2, points.shape), angles + rng.normal(0, 0.3, len(angles))
         is_shown = canvas.is_material(points, Material.EPITHELIUM, Material.EMPTY)
         canvas.place_cells(rng, points[is_shown], angles[is_shown], kind)
-
-
-_BUILDERS: MappingProxyType[str, Callable[[Canvas, Generator, Traits, Flow], None]] = MappingProxyType(
-    {
-        "A": _adenosis,
-        "F": _fibroadenoma,
-        "PT": _phyllodes_tumor,
-        "TA": _tubular_adenoma,
-        "DC": _ductal_carcinoma,
-        "LC": _lobular_carcinoma,
-        "MC": _mucinous_carcinoma,
-        "PC": _papillary_carcinoma,
-    }
-)
 
 
 def _clustered(canvas: Canvas, rng: Generator, *, spacing: float, share: float) -> FloatArray:
@@ -222,7 +229,13 @@ def _clustered(canvas: Canvas, rng: Generator, *, spacing: float, share: float) 
 
 
 def _glands(
-    canvas: Canvas, rng: Generator, traits: Traits, outlines: FloatArray, *, lumen: tuple[float, float], filled: float = 0.25
+    canvas: Canvas,
+    rng: Generator,
+    traits: Traits,
+    outlines: FloatArray,
+    *,
+    lumen: tuple[float, float],
+    filled: float = 0.25,
 ) -> None:
     """Glands with a lumen that begins at a depth drawn from a range, um, and two orderly layers of cells."""
     _cleft(canvas, rng, outlines, Material.EMPTY)

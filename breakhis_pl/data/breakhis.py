@@ -73,7 +73,9 @@ PUBLISHED_COUNTS = MappingProxyType(
 IMAGE_SIZE = (700, 460)
 """Width and height of the original images in pixels."""
 
-FILE_NAME_FORM = "SOB_<B or M>_<subtype>-<year>-<slide>-<magnification>-<number>.png, as in SOB_B_TA-14-4659-40-001.png"
+FILE_NAME_FORM = (
+    "SOB_<B or M>_<subtype>-<year>-<slide>-<magnification>-<number>.png, as in SOB_B_TA-14-13200-40-001.png"
+)
 
 _FILE_NAME = re.compile(
     r"(?P<patient>SOB_(?P<class_letter>[BM])_(?P<subtype>[A-Z]{1,2})-(?P<case>[0-9]{2}-[0-9]+)[A-Z]{0,2})"
@@ -89,7 +91,7 @@ class ImageName:
         file_name: Name of the file, without folders.
         class_name: "benign" or "malignant".
         subtype: Code of the tumor type, a key of `SUBTYPES`.
-        patient: The authors' unit: class, subtype, year and slide number, "SOB_B_TA-14-4659".
+        patient: The authors' unit: class, subtype, year and slide number, "SOB_B_TA-14-13200".
         case: Year and accession number without the letters behind it, "14-22549" for 22549AB, CD and G.
         magnification: 40, 100, 200 or 400.
     """
@@ -188,11 +190,9 @@ def archive_folder(name: ImageName) -> str:
     """Folder of an image inside the authors' archive, with "/" between its parts.
 
     Example:
-        >>> archive_folder(parse_file_name("SOB_B_TA-14-4659-40-001.png"))
-        'BreaKHis_v1/histology_slides/breast/benign/SOB/tubular_adenoma/SOB_B_TA_14-4659/40X'
+        >>> archive_folder(parse_file_name("SOB_B_TA-14-13200-40-001.png"))
+        'BreaKHis_v1/histology_slides/breast/benign/SOB/tubular_adenoma/SOB_B_TA_14-13200/40X'
     """
     slide = name.patient.replace("-", "_", 1)
     subtype = SUBTYPES[name.subtype]
-    return (
-        f"BreaKHis_v1/histology_slides/breast/{name.class_name}/SOB/{subtype.folder}/{slide}/{name.magnification}X"
-    )
+    return f"BreaKHis_v1/histology_slides/breast/{name.class_name}/SOB/{subtype.folder}/{slide}/{name.magnification}X"

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from breakhis_pl.config import AugmentationConfig, BreakHisDataConfig, DataConfig, SyntheticDataConfig
 from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_network_input
 from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
 from breakhis_pl.data.splits import Split, check_usable, official_split, ratio_split
 from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
-from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.errors import ConfigurationError, IncompleteDataError
 from breakhis_pl.randomness import derived_seed
 
@@ -102,7 +102,7 @@ class BreakHisDataModule(L.LightningDataModule):
         """Builds the store if it is not there; Lightning calls this in one process only."""
         self.setup()
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - Lightning's signature
+    def setup(self, stage: str | None = None) -> None:
         """Opens the store and computes the statistics; a second call does nothing.
 
         Raises:
@@ -130,7 +130,7 @@ class BreakHisDataModule(L.LightningDataModule):
             Rows(rows),
             batch_size=self.data.batch_size,
             sampler=ShuffledSampler(len(rows), seed=self.seed, module=self),
-            collate_fn=torch.tensor,
+            collate_fn=torch.stack,
             generator=torch.Generator(),  # else every pass draws from the global stream
         )
 
@@ -140,13 +140,13 @@ class BreakHisDataModule(L.LightningDataModule):
             DataLoader(
                 Rows(self.split.indices(subset)),
                 batch_size=self.data.batch_size,
-                collate_fn=torch.tensor,
+                collate_fn=torch.stack,
                 generator=torch.Generator(),
             )
             for subset in self.evaluated
         ]
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002 - Lightning's signature
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """The batch of images for a batch of rows, augmented during training."""
         is_training = self.trainer is not None and self.trainer.training
         epoch = self.trainer.current_epoch if self.trainer is not None and is_training else None
@@ -225,18 +225,18 @@ class BreakHisDataModule(L.LightningDataModule):
         return self._matrices[1]
 
 
-class Rows(Dataset[int]):
+class Rows(Dataset[Tensor]):
     """Rows of the store as a dataset."""
 
     def __init__(self, rows: Sequence[int]) -> None:
-        self.rows = rows
+        self.rows = torch.tensor(rows)  # (n_rows,)
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, position: int) -> int:
-        """The row at a position."""
+    def __getitem__(self, position: int) -> Tensor:
+        """The row at a position; int64, ()."""
         return self.rows[position]
 
 

@@ -215,9 +215,9 @@ def _put_in_place(aside: Path, folder: Path) -> None:
     """Renames a finished store; a damaged one in its place is moved away first."""
     if folder.exists():
         away = Path(tempfile.mkdtemp(prefix=f".{folder.name}-damaged-", dir=folder.parent))
-        os.replace(folder, away / "store")
+        folder.replace(away / "store")
         shutil.rmtree(away, ignore_errors=True)
-    os.replace(aside, folder)
+    aside.replace(folder)
 
 
 def _decoded(
@@ -247,13 +247,13 @@ def _decoded(
             elif not faults:
                 yield result
     if faults:
-        raise ImageError(f"{len(faults)} of {len(records)} files are no usable images:\n  " + "\n  ".join(_first(faults)))
+        raise ImageError(f"{len(faults)} of {len(records)} files are no usable images: {_lines(faults)}")
 
 
-def _first(faults: Sequence[str], limit: int = 10) -> list[str]:
-    """The first faults, then how many more there are."""
-    shown = list(faults[:limit])
-    return shown if len(faults) <= limit else [*shown, f"and {len(faults) - limit} more"]
+def _lines(faults: Sequence[str], limit: int = 10) -> str:
+    """The first faults, a line each, then how many more there are."""
+    more = [f"and {len(faults) - limit} more"] if len(faults) > limit else []
+    return "".join(f"\n  {line}" for line in [*faults[:limit], *more])
 
 
 def _bounded_map(
@@ -266,7 +266,7 @@ def _bounded_map(
 
 
 def _checksum(image: UInt8Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
 
 
 def _n_workers() -> int:

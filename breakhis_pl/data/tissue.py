@@ -102,7 +102,8 @@ class Flow:
             slope = amplitude * np.cos(kx * points[:, 0] + ky * points[:, 1] + phase)
             gradient_x += kx * slope
             gradient_y += ky * slope
-        return np.arctan2(-gradient_x, gradient_y)
+        angles: FloatArray = np.arctan2(-gradient_x, gradient_y)
+        return angles
 
 
 class Canvas:
@@ -165,7 +166,7 @@ class Canvas:
         cell = closed_curve(rng, n, vertices=10, roughness=0.08)
         pixels = kind.radius * float(self._scale[0]) / self.supersampling
         nucleus = closed_curve(rng, n, vertices=12 if pixels > 4 else 8, roughness=kind.roughness)
-        spots = rng.normal(0, 0.3, (n, 2)).clip(-0.5, 0.5)
+        dot = closed_curve(rng, n, vertices=6, roughness=0.05) * 0.28 + rng.normal(0, 0.25, (n, 1, 2)).clip(-0.5, 0.5)
 
         if kind.cytoplasm:
             self._draw_each(_posed(cell * kind.cytoplasm, points, angles, axes), tone)
@@ -175,7 +176,6 @@ class Canvas:
             return
         self._draw_each(_posed(nucleus, points, angles, axes), _level(darkness + 0.05))
         self._draw_each(_posed(nucleus * 0.78, points, angles, axes), _level(inside))
-        dot = closed_curve(rng, n, vertices=6, roughness=0.05) * 0.28 + spots[:, None]
         self._draw_each(_posed(dot, points, angles, axes)[has_nucleolus], _level(darkness + 0.22)[has_nucleolus])
 
     def _visible(self, outlines: FloatArray) -> FloatArray:
@@ -298,4 +298,5 @@ def _posed(shapes: FloatArray, centers: FloatArray, angles: FloatArray, axes: Fl
 def _level(darkness: FloatArray) -> NDArray[np.int64]:
     """Canvas values of nuclei of a given darkness."""
     low, high = NUCLEUS_LEVELS
-    return np.rint(low + (high - low) * darkness.clip(0, 1)).astype(np.int64)
+    levels: NDArray[np.int64] = np.rint(low + (high - low) * darkness.clip(0, 1)).astype(np.int64)
+    return levels

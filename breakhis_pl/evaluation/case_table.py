@@ -16,6 +16,15 @@ from breakhis_pl.evaluation.predictions import Predictions, index_of
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
+_WEIGHS_CLASSES_ALIKE = (
+    "balanced_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "auroc",
+    "average_precision",
+)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaseTable:
@@ -110,6 +119,44 @@ class CaseTable:
             defined = _where(is_defined[name], of)
             values |= {f"{name}_{class_name}": defined[:, i] for i, class_name in enumerate(CLASS_NAMES)}
         return values
+
+    def n_cases_behind(self, name: str) -> int:
+        """Number of cases that a metric rests on.
+
+        Args:
+            name: Of the metric, as in `metrics`.
+
+        Returns:
+            Cases with images of the class for recall and F1, predicted so for precision; of the rarer class for what
+            weighs both classes alike; all cases for everything else.
+        """
+        cases_of_class = (self.support > 0).sum(0)
+        if name in _WEIGHS_CLASSES_ALIKE:
+            return int(cases_of_class.min())
+        for i, class_name in enumerate(CLASS_NAMES):
+            if name == f"precision_{class_name}":
+                return int((self.n_predicted[:, i] > 0).sum())
+            if name in (f"recall_{class_name}", f"f1_{class_name}"):
+                return int(cases_of_class[i])
+        return self.n_cases
+
+    def half_step(self, name: str) -> float:
+        """Half of what one image or pair of images changes, as a share of the metric's range.
+
+        Args:
+            name: Of the metric, as in `metrics`; one that is defined for the table.
+        """
+        support = self.support.sum(0)
+        if name in ("brier", "log_loss", "ece"):
+            return 1e-12  # these have no steps
+        if name in ("auroc", "average_precision"):
+            return float(0.5 / support.prod())
+        for i, class_name in enumerate(CLASS_NAMES):
+            if name == f"precision_{class_name}":
+                return float(0.5 / self.n_predicted[:, i].sum())
+            if name in (f"recall_{class_name}", f"f1_{class_name}"):
+                return float(0.5 / support[i])
+        return float(0.5 / support.sum())
 
     def _auroc(self, weights: FloatArray, support: FloatArray) -> FloatArray:
         ordered = ((weights @ self.ordered_pairs) * weights).sum(1)

@@ -10,12 +10,12 @@ Student's t gives the width. tests/evaluation/test_intervals.py simulates how of
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import ConfigurationError, PredictionsError, ShapeError, listed
 from breakhis_pl.evaluation.case_table import CaseTable, tabulate_cases
 from breakhis_pl.evaluation.predictions import Predictions
@@ -27,14 +27,15 @@ FloatArray = NDArray[np.float64]
 N_DRAWS = 10_000
 """Draws behind an interval, if nothing else is asked for."""
 
-INTERVAL_METHOD = "bootstrap of cases, Student t on the logit scale (log loss: logarithm)"
+INTERVAL_METHOD = (
+    "bootstrap of cases, Student t on the logit scale (log_loss: logarithm; ece: plain; case_accuracy: Wilson)"
+)
 """As metrics.json names it."""
 
 _MIN_DRAWS = 100
 _NO_SPREAD = 1e-12
 _RANGES = MappingProxyType({"mcc": (-1.0, 1.0), "log_loss": (0.0, math.inf)})
 _UNIT_RANGE = (0.0, 1.0)
-_NEEDS_BOTH_CLASSES = ("balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "auroc", "average_precision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ def case_intervals(predictions: Predictions, *, seed: int = 0, n_draws: int = N_
     pair) away from it. n counts the cases behind the metric: those with images of the class for recall and F1, those
     predicted so for precision, those of the rarer class for what weighs both alike. A value at a bound that no draw
     leaves (every image right) gets the exact binomial limit of n right cases in n. The ECE, which few images inflate,
-    keeps its own scale; what the draws exceed it by on average is taken off its limits.
+    keeps its own scale; what the draws exceed it by on average is taken off its upper limit, and twice off the lower,
+    because draws around an inflated value show only a part of its bias. The case accuracy, a share of independent
+    decisions, needs no draws: its interval is Wilson's.
 
     Args:
         predictions: One row per image, at least one.
@@ -75,7 +78,7 @@ def case_intervals(predictions: Predictions, *, seed: int = 0, n_draws: int = N_
     Source:
         Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x (bootstrap of clusters); Hesterberg 2015,
         doi:10.1080/00031305.2015.1089789 (too narrow by sqrt((n - 1) / n), Student's t); Clopper and Pearson 1934,
-        doi:10.1093/biomet/26.4.404.
+        doi:10.1093/biomet/26.4.404; Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
     table = tabulate_cases(predictions)
     weights = _draw_cases(table.n_cases, seed=seed, n_draws=n_draws)
@@ -100,18 +103,20 @@ def _draw_cases(n_cases: int, *, seed: int, n_draws: int) -> NDArray[np.int64]:
 
 
 def _interval(name: str, value: float, draws: FloatArray, table: CaseTable) -> tuple[float, float] | None:
-    n_cases = _n_cases_behind(name, table)
+    n_cases = table.n_cases_behind(name)
     draws = draws[~np.isnan(draws)]
     if math.isnan(value) or n_cases < 2 or draws.size == 0:
         return None
     lower, upper = _RANGES.get(name, _UNIT_RANGE)
+    if name == "case_accuracy":
+        return _wilson_interval(value, float(table.n_decisions.sum()))
     if np.ptp(draws) < _NO_SPREAD and min(value - lower, upper - value) < _NO_SPREAD:
         return _exact_interval(value, lower, upper, n_cases)
     factor = quantile_95(n_cases - 1) * math.sqrt(n_cases / (n_cases - 1))
     if name == "ece":
-        middle, half_width = 2 * value - float(draws.mean()), factor * float(draws.std())
-        return max(lower, min(middle - half_width, value)), min(upper, max(middle + half_width, value))
-    step = _half_step(name, table)
+        bias, half_width = float(draws.mean()) - value, factor * float(draws.std())
+        return max(lower, min(value - 2 * bias - half_width, value)), min(upper, max(value - bias + half_width, value))
+    step = table.half_step(name)
     if upper == math.inf:
         center, spread = math.log(max(value, step)), np.log(np.maximum(draws, step)).std()
     else:
@@ -132,40 +137,18 @@ def _from_scale(transformed: float, lower: float, upper: float) -> float:
     return lower + (upper - lower) * (0.5 + 0.5 * math.tanh(transformed / 2))
 
 
+def _wilson_interval(share: float, n: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf(0.975)
+    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half_width = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, min(center - half_width, share)), min(1.0, max(center + half_width, share))
+
+
 def _exact_interval(value: float, lower: float, upper: float, n_cases: int) -> tuple[float, float] | None:
     if upper == math.inf:
         return None
     reach = (upper - lower) * (1 - 0.025 ** (1 / n_cases))
     return (upper - reach, upper) if upper - value < _NO_SPREAD else (lower, lower + reach)
-
-
-def _n_cases_behind(name: str, table: CaseTable) -> int:
-    cases_of_class = (table.support > 0).sum(0)
-    if name in _NEEDS_BOTH_CLASSES:
-        return int(cases_of_class.min())
-    for i, class_name in enumerate(CLASS_NAMES):
-        if name == f"precision_{class_name}":
-            return int((table.n_predicted[:, i] > 0).sum())
-        if name in (f"recall_{class_name}", f"f1_{class_name}"):
-            return int(cases_of_class[i])
-    return table.n_cases
-
-
-def _half_step(name: str, table: CaseTable) -> float:
-    """Half of what one image, pair or decision changes, as a share of the metric's range."""
-    support = table.support.sum(0)
-    if name in ("brier", "log_loss", "ece"):
-        return 1e-12  # these have no steps
-    if name in ("auroc", "average_precision"):
-        return float(0.5 / support.prod())
-    if name == "case_accuracy":
-        return float(0.5 / table.n_decisions.sum())
-    for i, class_name in enumerate(CLASS_NAMES):
-        if name == f"precision_{class_name}":
-            return float(0.5 / table.n_predicted[:, i].sum())
-        if name in (f"recall_{class_name}", f"f1_{class_name}"):
-            return float(0.5 / support[i])
-    return float(0.5 / support.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +234,7 @@ def paired_differences(
             float(values_a[metric][0]),
             float(values_b[metric][0]),
             draws_a[metric] - draws_b[metric],
-            min(_n_cases_behind(metric, table) for table in tables),
+            min(table.n_cases_behind(metric) for table in tables),
         )
         for metric in metrics
     ]

@@ -122,7 +122,7 @@ def subtype_of_patient(patient: str) -> str | None:
     """Code of the tumor type in a BreakHis patient, or None if it is none.
 
     Example:
-        >>> subtype_of_patient("SOB_B_TA-14-4659")
+        >>> subtype_of_patient("SOB_B_TA-14-13200")
         'TA'
         >>> subtype_of_patient("patient 7") is None
         True

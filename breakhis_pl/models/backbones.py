@@ -33,9 +33,7 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
         "wide_resnet50": Backbone(
             "Wide-ResNet-50-2", models.wide_resnet50_2, models.Wide_ResNet50_2_Weights.IMAGENET1K_V1
         ),
-        "resnext50": Backbone(
-            "ResNeXt-50 32x4d", models.resnext50_32x4d, models.ResNeXt50_32X4D_Weights.IMAGENET1K_V1
-        ),
+        "resnext50": Backbone("ResNeXt-50 32x4d", models.resnext50_32x4d, models.ResNeXt50_32X4D_Weights.IMAGENET1K_V1),
     }
 )
 

@@ -50,7 +50,7 @@ class Classifier(L.LightningModule):
         self.make_optimizers = make_optimizers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "initialization"))
-            self.network = build_network(backbone, dropout=dropout).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = build_network(backbone, dropout=dropout).to(memory_format=torch.channels_last)
         subsets = ("train", *self.evaluated)
         # the names of ModuleDict's own methods, such as train, cannot be keys
         self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric() for name in subsets})
@@ -77,7 +77,7 @@ class Classifier(L.LightningModule):
             return None
         return self.make_optimizers(self.parameters())
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes dropout a function of seed, epoch and step."""
         torch.manual_seed(derived_seed(self.seed, "dropout", self.current_epoch, batch_idx))
 
@@ -85,7 +85,7 @@ class Classifier(L.LightningModule):
         """Forgets the metrics of the epoch before."""
         self._reset("train")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's signature
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch; (), float32."""
         logits = self(batch.images)
         loss = functional.cross_entropy(logits, batch.targets)
@@ -98,7 +98,7 @@ class Classifier(L.LightningModule):
         for name in self.evaluated:
             self._reset(name)
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch to metrics and logits of its subset."""
         name = self.evaluated[dataloader_idx]
         logits = self(batch.images)

@@ -29,7 +29,7 @@ class LastCheckpoint(Callback):
     def __init__(self, folder: Path) -> None:
         self.path = folder / LAST_CHECKPOINT
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the checkpoint aside and renames it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(f".{self.path.name}-{os.getpid()}")
@@ -70,7 +70,7 @@ def load_checkpoint(path: Path, *, evaluated: tuple[str, ...] = ("test",)) -> Tr
         CheckpointError: If the file is missing, damaged, or something else.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; expected the checkpoint of a run, as in <run folder>/{LAST_CHECKPOINT}")
+        raise CheckpointError(f"{path} does not exist; expected a checkpoint, as in <run folder>/{LAST_CHECKPOINT}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its parsers do

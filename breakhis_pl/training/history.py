@@ -48,20 +48,20 @@ class History(Callback):
         self._train_ended = 0.0
         self._learning_rate = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock and notes the learning rate before the schedule changes it."""
         self._n_images = 0
         self._epoch_started = self._train_ended = time.perf_counter()
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ARG002
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         """Counts images."""
         self._n_images += len(batch.rows)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock: what follows is evaluation."""
-        if trainer.state.fn == "fit":
-            pl_module.loss_and_accuracy("train")  # waits until the device is done  # type: ignore[operator]
+        if trainer.state.fn == "fit" and isinstance(pl_module, Classifier):
+            pl_module.loss_and_accuracy("train")  # waits until the device is done
             self._train_ended = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -28,6 +28,7 @@ class RunProgressBar(LightningProgressBar):
         self._epoch_started = 0.0
         self._refreshed = 0.0
         self._n_epochs_done = 0
+        self._n_batches = 0
 
     def disable(self) -> None:
         """Draws nothing; Lightning asks for this in all processes but one."""
@@ -37,15 +38,16 @@ class RunProgressBar(LightningProgressBar):
         """Draws again."""
         self._is_enabled = True
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock of the run."""
         self._started = time.perf_counter()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Opens the bar of an epoch."""
         self._epoch_started = time.perf_counter()
+        self._n_batches = int(self.total_train_batches) + sum(int(n) for n in trainer.num_val_batches)
         self._bar = tqdm(
-            total=int(self.total_train_batches) + sum(int(n) for n in trainer.num_val_batches),
+            total=self._n_batches,
             desc=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
             leave=False,
             disable=None if self._is_enabled else True,
@@ -53,7 +55,7 @@ class RunProgressBar(LightningProgressBar):
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} batches{postfix}",
         )
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001, ARG002
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         """Moves the bar, and refreshes its numbers now and then."""
         if not self._advance():
             return
@@ -62,8 +64,8 @@ class RunProgressBar(LightningProgressBar):
             return
         self._refreshed = now
         loss, accuracy = pl_module.loss_and_accuracy("train")
-        n_done = self._n_epochs_done * self._bar.total + self._bar.n
-        n_left = ((trainer.max_epochs or 0) - trainer.current_epoch) * self._bar.total - self._bar.n
+        n_done = self._n_epochs_done * self._n_batches + self._bar.n
+        n_left = ((trainer.max_epochs or 0) - trainer.current_epoch) * self._n_batches - self._bar.n
         left = (now - self._started) / n_done * n_left
         speed = (batch_idx + 1) * trainer.train_dataloader.batch_size / (now - self._epoch_started)
         self._bar.set_postfix_str(
@@ -71,17 +73,23 @@ class RunProgressBar(LightningProgressBar):
         )
 
     def on_validation_batch_end(  # type: ignore[no-untyped-def]
-        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0  # noqa: ANN001, ARG002
+        self,
+        trainer,
+        pl_module,
+        outputs,
+        batch,
+        batch_idx,
+        dataloader_idx=0,
     ) -> None:
         """Moves the bar."""
         self._advance()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Closes the bar of the epoch."""
         self._n_epochs_done += 1
         self._close()
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Leaves the terminal clean."""
         self._close()
 

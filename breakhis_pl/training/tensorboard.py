@@ -20,23 +20,23 @@ class SubsetWriters:
 
     def add_scalar(self, subset: str, quantity: str, value: float, *, epoch: int) -> None:
         """Adds a point to a chart, at the epoch (from 1)."""
-        self._writer(subset).add_scalar(quantity, value, global_step=epoch)  # type: ignore[no-untyped-call]
+        self._writer(subset).add_scalar(quantity, value, global_step=epoch)
 
     def add_image(self, subset: str, name: str, pixels: npt.NDArray[np.uint8], *, epoch: int) -> None:
         """Adds a picture: uint8, (height, width, channels)."""
-        self._writer(subset).add_image(name, pixels, global_step=epoch, dataformats="HWC")  # type: ignore[no-untyped-call]
+        self._writer(subset).add_image(name, pixels, global_step=epoch, dataformats="HWC")
 
     def add_text(self, subset: str, name: str, text: str) -> None:
         """Adds a text in Markdown."""
-        self._writer(subset).add_text(name, text, global_step=0)  # type: ignore[no-untyped-call]
+        self._writer(subset).add_text(name, text, global_step=0)
 
     def close(self) -> None:
         """Writes what is left and closes the files."""
         for writer in self._writers.values():
-            writer.close()  # type: ignore[no-untyped-call]
+            writer.close()
         self._writers.clear()
 
     def _writer(self, subset: str) -> SummaryWriter:
         if subset not in self._writers:
-            self._writers[subset] = SummaryWriter(str(self.folder / subset))  # type: ignore[no-untyped-call]
+            self._writers[subset] = SummaryWriter(str(self.folder / subset))
         return self._writers[subset]
