@@ -162,6 +162,8 @@ def _trainer(config: TrainConfig, *, accelerator: str, precision: str, callbacks
     """A Trainer that leaves logging, checkpoints and bars to the callbacks given."""
     # the loaders hand out numbers; workers would only make them slower
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning 2.6.6 uses a class that torch 2.15 deprecates; can go with the next Lightning
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     return L.Trainer(
         accelerator=accelerator,

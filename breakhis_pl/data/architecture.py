@@ -117,9 +117,9 @@ def build(canvas: Canvas, rng: Generator, subtype: str, traits: Traits, flow: Fl
 
 
 def _adenosis(canvas: Canvas, rng: Generator, traits: Traits) -> None:
-    centers = _clustered(canvas, rng, spacing=44 / np.sqrt(traits.extent), share=0.75)
-    radius = rng.normal(16.5, 2.2, len(centers)).clip(10, 22)
-    _glands(canvas, rng, traits, blobs(rng, centers, radius, elongation=1.35), lumen=(8.5, 12.5))
+    centers = _clustered(canvas, rng, spacing=46 / np.sqrt(traits.extent), share=0.75)
+    radius = rng.normal(17.5, 2, len(centers)).clip(13, 23)
+    _glands(canvas, rng, traits, blobs(rng, centers, radius, elongation=1.35), lumen=(8.5, 11))
 
 
 def _tubular_adenoma(canvas: Canvas, rng: Generator, traits: Traits) -> None:
@@ -130,7 +130,7 @@ def _tubular_adenoma(canvas: Canvas, rng: Generator, traits: Traits) -> None:
 
 def _fibroadenoma(canvas: Canvas, rng: Generator, traits: Traits, flow: Flow) -> None:
     canvas.fill_all(Material.LOOSE)
-    centers = scatter(rng, canvas.field, 125 / np.sqrt(traits.extent), jitter=0.2)
+    centers = scatter(rng, canvas.field, 114 / np.sqrt(traits.extent), jitter=0.2)
     centers = centers[rng.random(len(centers)) < 0.85]
     n = len(centers)
     angles = flow.direction(centers) + rng.normal(0, 0.5, n)
