@@ -237,7 +237,7 @@ def _explain(error: HydraException) -> str:
         near = difflib.get_close_matches(choice, error.options, n=1)
         hint = f" (did you mean {group}={near[0]}?)" if near else ""
         return f"{group}={choice} does not exist{hint}; options of {group}: {', '.join(error.options)}"
-    cause = error.__cause__
+    cause = error.__cause__ or error.__context__
     if isinstance(error, ConfigCompositionException) and isinstance(cause, OmegaConfBaseException):
         where = re.match(r"In '([^']+)'", str(error))
         place = f"conf/{where[1]}.yaml: " if where else ""

@@ -1,8 +1,6 @@
 """The folder of drawn images that `data=synthetic` uses: drawn once, then found again."""
 
 import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,6 +8,7 @@ from tqdm import tqdm
 from breakhis_pl.config import SyntheticDataConfig
 from breakhis_pl.data.breakhis import IMAGE_SIZE
 from breakhis_pl.data.synthetic import write_synthetic
+from breakhis_pl.files import folder_aside
 
 DRAWING_VERSION = 1
 """To be raised whenever the drawing changes, so that older drawings are not found again."""
@@ -31,25 +30,23 @@ def synthetic_folder(config: SyntheticDataConfig, *, show_progress: bool = True)
     folder = cache / f"synthetic-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache))
-    try:
-        with tqdm(desc="drawing images", unit=" images", disable=None if show_progress else True) as bar:
+    with (
+        folder_aside(folder) as aside,
+        tqdm(desc="drawing images", unit=" images", disable=None if show_progress else True) as bar,
+    ):
 
-            def report(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-            write_synthetic(
-                aside,
-                magnifications=config.magnification,
-                images_per_patient=config.images_per_patient,
-                size=(width, height),
-                seed=config.draw_seed,
-                on_progress=report,
-            )
+        write_synthetic(
+            aside,
+            magnifications=config.magnification,
+            images_per_patient=config.images_per_patient,
+            size=(width, height),
+            seed=config.draw_seed,
+            on_progress=report,
+        )
         if not folder.is_dir():  # another process may have been faster
             aside.replace(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder

@@ -12,6 +12,7 @@ from breakhis_pl.data.breakhis import CLASS_NAMES, FOLDS, MAGNIFICATIONS
 from breakhis_pl.data.index import ImageRecord, check_complete, index_images
 from breakhis_pl.data.splits import Split, check_usable, official_split, ratio_split
 from breakhis_pl.errors import BreakHisError, DataFolderError
+from breakhis_pl.files import folder_aside
 
 CLASS_FOLDERS = dict(zip(CLASS_NAMES, ("B", "M"), strict=True))
 """Folder of each class, as in the report."""
@@ -45,25 +46,23 @@ def export_split(split: Split, target: Path, *, copy: bool) -> dict[str, int]:
     place = target.resolve()
     if place.exists() and not (place.is_dir() and next(place.iterdir(), None) is None):
         raise DataFolderError(f"{target} exists and is no empty folder; choose another one, or remove it")
-    aside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        for folder in _folders(split):
-            (aside / folder).mkdir(parents=True)
-        for record, subset in zip(split.records, split.subsets, strict=True):
-            folder = f"{subset}/{CLASS_FOLDERS[record.name.class_name]}"
-            if copy:
-                shutil.copyfile(record.path, aside / folder / record.name.file_name)
-            else:
-                _link(record, aside / folder)
-        if place.exists():
-            place.rmdir()
-        aside.rename(place)
+        with folder_aside(place) as aside:
+            for folder in _folders(split):
+                (aside / folder).mkdir(parents=True)
+            for record, subset in zip(split.records, split.subsets, strict=True):
+                folder = f"{subset}/{CLASS_FOLDERS[record.name.class_name]}"
+                if copy:
+                    shutil.copyfile(record.path, aside / folder / record.name.file_name)
+                else:
+                    _link(record, aside / folder)
+            if place.exists():
+                place.rmdir()
+            aside.rename(place)
     except BreakHisError:
         raise
     except OSError as error:
         raise DataFolderError(f"{target} cannot be written: {error}; make room or give access") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return _folders(split)
 
 

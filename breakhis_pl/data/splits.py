@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-import os
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from breakhis_pl.data.breakhis import CLASS_NAMES, Subset, official_subset
 from breakhis_pl.data.index import ImageRecord
 from breakhis_pl.errors import ShapeError, SplitError, listed
+from breakhis_pl.files import write_text
 
 SPLIT_COLUMNS = ("image", "patient", "case", "subset")
 """Columns of split.csv."""
@@ -166,23 +167,16 @@ def shared_cases(split: Split) -> tuple[str, ...]:
 
 
 def write_split_csv(path: Path, split: Split) -> None:
-    """Writes image, patient, case and subset of each image, sorted by file name.
-
-    The table is written aside and put in place when it is whole.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes image, patient, case and subset of each image, sorted by file name."""
     rows = sorted(
         (record.name.file_name, record.name.patient, record.name.case, subset.value)
         for record, subset in zip(split.records, split.subsets, strict=True)
     )
-    try:
-        with aside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(SPLIT_COLUMNS)
-            writer.writerows(rows)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(SPLIT_COLUMNS)
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
 
 
 def _choose_cases(records: Sequence[ImageRecord], *, fraction: float, key: str) -> frozenset[str]:

@@ -50,7 +50,7 @@ def draw_staining(rng: Generator) -> Staining:
     )
     directions = directions.clip(0.02)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    strength = np.exp(rng.normal(0, (0.22, 0.4))) * (0.92, 0.8)
+    strength = np.exp(rng.normal(0, (0.2, 0.32))) * (0.92, 0.8)
     return Staining(
         vectors=directions * strength[:, None],
         light=rng.uniform((0.86, 0.88, 0.88), (0.96, 0.97, 0.97)),

@@ -9,8 +9,6 @@ aside and renamed, so that what bears the name is whole.
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from breakhis_pl.data.index import ImageRecord
 from breakhis_pl.errors import ImageError, listed
+from breakhis_pl.files import folder_aside
 
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 
@@ -69,13 +68,9 @@ def open_store(
     store = _opened(folder, records)
     if store is not None:
         return store
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=cache_dir))
-    try:
+    with folder_aside(folder) as aside:
         _build(aside, records, image_size=image_size, show_progress=show_progress)
         _put_in_place(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     built = _opened(folder, records)
     if built is None:
         raise ImageError(f"the store {folder} is damaged right after it was built; check the disk it lies on")
@@ -214,9 +209,8 @@ def _build(folder: Path, records: Sequence[ImageRecord], *, image_size: int, sho
 def _put_in_place(aside: Path, folder: Path) -> None:
     """Renames a finished store; a damaged one in its place is moved away first."""
     if folder.exists():
-        away = Path(tempfile.mkdtemp(prefix=f".{folder.name}-damaged-", dir=folder.parent))
-        folder.replace(away / "store")
-        shutil.rmtree(away, ignore_errors=True)
+        with folder_aside(folder) as away:
+            folder.replace(away / "damaged")
     aside.replace(folder)
 
 

@@ -6,12 +6,12 @@ later.
 
 import csv
 import io
-import os
 from pathlib import Path
 
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.evaluation.comparison_tables import comparison_markdown
 from breakhis_pl.evaluation.run_summary import METRIC_KEYS, RunSummary, is_run_folder, summarize_run
+from breakhis_pl.files import write_text
 
 COLUMNS = (
     "run",
@@ -68,9 +68,10 @@ def write_comparison(folder: Path) -> Path:
         RunFolderError: If the folder does not exist or holds no run.
     """
     runs = collect_runs(folder)
-    _write(folder / "comparison.csv", comparison_csv(runs))
+    # names of folders need not be text
+    write_text(folder / "comparison.csv", comparison_csv(runs), errors="replace")
     page = folder / "comparison.md"
-    _write(page, comparison_markdown(runs))
+    write_text(page, comparison_markdown(runs), errors="replace")
     return page
 
 
@@ -102,11 +103,3 @@ def _row(run: RunSummary) -> dict[str, object]:
     }
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text, encoding="utf-8", errors="replace")  # folder names need not be text
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

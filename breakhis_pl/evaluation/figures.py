@@ -6,7 +6,6 @@ Colors are those of Okabe and Ito; what a color says, a marker or a line style s
 
 import io
 import math
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from breakhis_pl.errors import ShapeError
+from breakhis_pl.files import written_aside
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -57,12 +57,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     The file appears whole or not at all; its folder is made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_aside(path) as aside:
         aside.write_bytes(figure_png(figure))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def figure_png(figure: Figure) -> bytes:

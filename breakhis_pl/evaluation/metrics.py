@@ -4,7 +4,6 @@ The formulas are in `confusion` and `scores`, the intervals in `intervals`; here
 """
 
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from breakhis_pl.evaluation import confusion as of_confusion
 from breakhis_pl.evaluation import scores
 from breakhis_pl.evaluation.intervals import INTERVAL_METHOD, N_DRAWS, CaseIntervals, case_intervals
 from breakhis_pl.evaluation.predictions import Predictions, index_of
+from breakhis_pl.files import write_text
 
 PER_CLASS_METRICS = ("precision", "recall", "f1")
 
@@ -216,9 +216,4 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
         path: The file to write; its folder exists.
         metrics: What `evaluate` returns.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")

@@ -1,8 +1,8 @@
 """The table predictions.csv: one row per image, the border between the networks and everything reported."""
 
 import csv
+import io
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from breakhis_pl.data.breakhis import CLASS_NAMES, parse_file_name
 from breakhis_pl.errors import FileNameError, PredictionsError, ShapeError, listed
+from breakhis_pl.files import write_text
 
 COLUMNS = ("image", "patient", "case", "magnification", "target", "prob_benign", "prob_malignant", "predicted")
 
@@ -140,18 +141,14 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         path: The file to write; its folder exists.
         predictions: What to write. Probabilities are written with nine digits, which hold a float32 exactly.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            plain = csv.writer(file, lineterminator="\n")
-            # before Python 3.13 a lone \r is not quoted, and then ends the row for every reader
-            quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            plain.writerow(COLUMNS)
-            for row in _rows(predictions):
-                (quoted if any("\r" in cell for cell in row) else plain).writerow(row)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    table = io.StringIO(newline="")
+    plain = csv.writer(table, lineterminator="\n")
+    # before Python 3.13 a lone \r is not quoted, and then ends the row for every reader
+    quoted = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(COLUMNS)
+    for row in _rows(predictions):
+        (quoted if any("\r" in cell for cell in row) else plain).writerow(row)
+    write_text(path, table.getvalue(), errors="surrogateescape")
 
 
 def _rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:

@@ -132,15 +132,21 @@ def summarize_run(folder: Path) -> RunSummary:
     return RunSummary(name=folder.name, **{**facts, "error": "\n".join(faults) or None})
 
 
+_LOG_MARK = "[ERROR] - "
+"""Before the text of an error in Hydra's log."""
+
+
 class _DamagedFileError(ValueError):
     """A file of a run does not hold what it should."""
 
 
 def _refusal(folder: Path) -> str:
-    path = folder / "error.txt"
-    if not path.is_file():
-        return "refused before it began; its log says why"
-    return path.read_text(encoding="utf-8", errors="replace").strip() or "refused before it began"
+    """The last error in the run's log, which is all that a refused run leaves."""
+    for path in sorted(folder.glob("*.log")):
+        _, mark, reason = path.read_text(encoding="utf-8", errors="replace").rpartition(_LOG_MARK)
+        if mark and reason.strip():
+            return reason.strip()
+    return "refused before it began"
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:

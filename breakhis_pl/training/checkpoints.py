@@ -1,6 +1,5 @@
 """The checkpoint of the last finished epoch, and what is read from one."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from breakhis_pl.config import BACKBONES
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import CheckpointError
+from breakhis_pl.files import written_aside
 from breakhis_pl.models.classifier import Classifier
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -32,12 +32,8 @@ class LastCheckpoint(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the checkpoint aside and renames it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        try:
+        with written_aside(self.path) as aside:
             trainer.save_checkpoint(aside)
-            aside.replace(self.path)
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def test_a_store_is_built_once_and_opening_it_reads_no_image(opened, monkeypatch
     first, _ = opened()
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("an image was opened")
+        pytest.fail("an image was opened")
 
     monkeypatch.setattr(Image, "open", refuse)
     second, _ = opened()

@@ -186,12 +186,14 @@ def test_a_failed_run_is_listed_with_the_first_line_of_its_reason(tmp_path: Path
 def test_a_refused_run_is_listed_with_the_text_of_its_error(tmp_path: Path) -> None:
     for name in ("told", "untold"):
         (tmp_path / name / ".hydra").mkdir(parents=True)
-    (tmp_path / "told" / "error.txt").write_text("data.fold=7 is not possible\n", encoding="utf-8")
+    line = "[2026-01-01 00:00:00,000][breakhis_pl.command_line][{}] - {}\n"
+    log = line.format("INFO", "hello") + line.format("ERROR", "data.fold=7 is not possible")
+    (tmp_path / "told" / "train.log").write_text(log, encoding="utf-8")
 
     page = page_of(tmp_path)
 
     assert "| told | refused | - | data.fold=7 is not possible |" in page
-    assert "| untold | refused | - | refused before it began; its log says why |" in page
+    assert "| untold | refused | - | refused before it began |" in page
     assert "0 of 2 runs with a result." in page
     assert "No run says what data it was given." in page
 

@@ -1,0 +1,138 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from breakhis_pl.config import AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
+from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.data.datamodule import BreakHisDataModule, ShuffledSampler
+from breakhis_pl.data.drawn import synthetic_folder
+from breakhis_pl.errors import ConfigurationError, IncompleteDataError
+
+
+@pytest.fixture(scope="module")
+def config(drawn_cache: Path) -> SyntheticDataConfig:
+    """One tiny drawn image per patient."""
+    return SyntheticDataConfig(
+        cache_dir=str(drawn_cache), magnification=(200,), image_size=32, images_per_patient=1, width=64
+    )
+
+
+@pytest.fixture
+def data(config: SyntheticDataConfig) -> BreakHisDataModule:
+    module = BreakHisDataModule(config, AugmentationConfig(), seed=0)
+    module.setup()
+    return module
+
+
+def test_images_are_drawn_once(config: SyntheticDataConfig) -> None:
+    first = synthetic_folder(config)
+    times = {path: path.stat().st_mtime_ns for path in first.rglob("*.png")}
+    assert len(times) == 82
+    assert synthetic_folder(config) == first
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*.png")} == times
+
+
+def test_a_batch_is_normalized_with_the_statistics_of_the_train_images(data: BreakHisDataModule) -> None:
+    rows = torch.tensor(data.split.indices(Subset.TRAIN))
+    images = data.batch(rows).images
+    assert images.shape == (54, 3, 32, 32)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(images.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(images.std(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-4)
+
+
+def test_targets_and_rows_go_with_their_images(data: BreakHisDataModule) -> None:
+    rows = torch.tensor([5, 81, 40])
+    batch = data.batch(rows)
+    assert batch.targets.tolist() == [data.records[row].name.target for row in rows.tolist()]
+    assert torch.equal(batch.rows, rows)
+
+
+def test_evaluation_is_not_augmented_and_training_is(data: BreakHisDataModule) -> None:
+    rows = torch.arange(20)
+    plain = data.batch(rows).images
+    assert torch.equal(plain, data.batch(rows).images)
+    assert not torch.allclose(plain, data.batch(rows, epoch=0).images)
+    data.trainer = SimpleNamespace(training=False, current_epoch=3)  # type: ignore[assignment]
+    assert torch.equal(data.on_after_batch_transfer(rows, 0).images, plain)
+    data.trainer = SimpleNamespace(training=True, current_epoch=3)  # type: ignore[assignment]
+    assert torch.equal(data.on_after_batch_transfer(rows, 0).images, data.batch(rows, epoch=3).images)
+
+
+def test_what_happens_to_an_image_does_not_depend_on_its_batch(data: BreakHisDataModule) -> None:
+    together = data.batch(torch.arange(10), epoch=2).images
+    alone = data.batch(torch.tensor([7]), epoch=2).images
+    assert torch.allclose(together[7], alone[0], atol=1e-6)
+    assert not torch.allclose(together, data.batch(torch.arange(10), epoch=3).images)
+
+
+def test_without_augmentation_train_batches_are_plain(config: SyntheticDataConfig) -> None:
+    nothing = AugmentationConfig(horizontal_flip=0, vertical_flip=0, rotation=0)
+    module = BreakHisDataModule(config, nothing, seed=0)
+    module.setup()
+    rows = torch.arange(5)
+    assert torch.equal(module.batch(rows, epoch=1).images, module.batch(rows).images)
+
+
+def test_loaders_give_every_image_of_their_subset_once(data: BreakHisDataModule) -> None:
+    train = torch.cat(list(data.train_dataloader())).tolist()
+    (test_loader,) = data.val_dataloader()
+    test = torch.cat(list(test_loader)).tolist()
+    assert sorted(train) == list(data.split.indices(Subset.TRAIN))
+    assert train != sorted(train)
+    assert test == list(data.split.indices(Subset.TEST))
+    assert not set(train) & set(test)
+
+
+def test_the_order_follows_seed_and_epoch_and_leaves_the_global_stream_alone(data: BreakHisDataModule) -> None:
+    def order(epoch: int, seed: int) -> list[int]:
+        data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
+        return list(ShuffledSampler(54, seed=seed, module=data))
+
+    before = torch.get_rng_state()
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(1, 0)
+    assert order(0, 0) != order(0, 1)
+    next(iter(data.train_dataloader()))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_statistics_use_train_images_alone(data: BreakHisDataModule) -> None:
+    train = data.store.pixels[list(data.split.indices(Subset.TRAIN))]
+    everything = data.store.pixels
+    assert data.mean == pytest.approx((train / 255).mean(axis=(0, 1, 2)).tolist(), abs=1e-9)
+    assert data.mean != pytest.approx((everything / 255).mean(axis=(0, 1, 2)).tolist(), abs=1e-9)
+
+
+def test_statistics_are_kept_in_the_checkpoint(data: BreakHisDataModule) -> None:
+    assert data.state_dict() == {"mean": list(data.mean), "std": list(data.std), "image_size": 32}
+
+
+def test_a_single_image_left_over_is_refused_where_batch_norm_cannot_take_it(config: SyntheticDataConfig) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size=53 leaves a batch of a single image \(54 train"):
+        BreakHisDataModule(replace(config, batch_size=53), AugmentationConfig(), seed=0).index()
+    BreakHisDataModule(replace(config, batch_size=54), AugmentationConfig(), seed=0).index()
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size=1 leaves"):
+        BreakHisDataModule(replace(config, batch_size=1), AugmentationConfig(), seed=0).index()
+
+
+def test_the_real_images_are_split_as_published(real_data: Path, tmp_path: Path) -> None:
+    config = BreakHisDataConfig(
+        root=str(real_data / "breakhis_200x_224px"), magnification=(200,), cache_dir=str(tmp_path)
+    )
+    with pytest.raises(IncompleteDataError, match="839"):
+        BreakHisDataModule(config, AugmentationConfig(), seed=0).index()
+    config.require_complete = False
+    module = BreakHisDataModule(config, AugmentationConfig(), seed=0)
+    module.index()
+    assert not module.is_complete
+    assert module.split.counts() == {
+        "train": {"benign": 89, "malignant": 434},
+        "test": {"benign": 113, "malignant": 203},
+    }
+    assert np.unique([record.name.patient for record in module.records]).size == 48

@@ -1,0 +1,187 @@
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.evaluation.__main__ import main as recompute
+from breakhis_pl.evaluation.predictions import read_predictions
+from breakhis_pl.run import resolve_device
+from tests.programs import TINY, run_program
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as table:
+        return list(csv.DictReader(table))
+
+
+def points(folder: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_a_run_folder_is_complete(finished_run: Path) -> None:
+    files = {str(path.relative_to(finished_run)) for path in finished_run.rglob("*") if path.is_file()}
+    expected = {
+        "run.json",
+        "split.csv",
+        "history.csv",
+        "curves.png",
+        "train.log",
+        "checkpoints/last.ckpt",
+        "test/predictions.csv",
+        "test/metrics.json",
+        "test/confusion_matrix.png",
+        ".hydra/config.yaml",
+    }
+    assert expected <= files
+    assert not {name for name in files if "/." in name and not name.startswith(".hydra")}
+
+
+def test_run_json_says_what_the_run_was(finished_run: Path) -> None:
+    run = json.loads((finished_run / "run.json").read_text())
+    assert (run["status"], run["error"]) == ("finished", None)
+    assert run["data"]["synthetic"] is True
+    assert run["data"]["n_images"]["train"] == {"benign": 15, "malignant": 39}
+    assert run["config"]["seed"] == 0
+    assert run["model"]["n_parameters"] == sum(
+        parameter.numel() for parameter in torch.load(finished_run / "checkpoints/last.ckpt")["state_dict"].values()
+    ) - count_of_statistics(finished_run)
+    assert run["seconds"]["total"] >= run["seconds"]["training"] > 0
+    assert run["versions"]["torch"] == torch.__version__
+
+
+def count_of_statistics(folder: Path) -> int:
+    """Numbers in a checkpoint that batch norm keeps and nothing trains."""
+    state = torch.load(folder / "checkpoints/last.ckpt")["state_dict"]
+    return sum(value.numel() for name, value in state.items() if "running_" in name or "num_batches" in name)
+
+
+def test_the_history_has_a_row_per_epoch(finished_run: Path) -> None:
+    rows = history(finished_run)
+    assert list(rows[0]) == [
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "learning_rate",
+        "images_per_second",
+    ]
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([5e-4, 4.5e-4])
+
+
+def test_tensorboard_shows_train_and_test_of_a_quantity_in_one_chart(finished_run: Path) -> None:
+    rows = history(finished_run)
+    for subset in ("train", "test"):
+        for quantity in ("loss", "accuracy"):
+            expected = [(int(row["epoch"]), float(row[f"{subset}_{quantity}"])) for row in rows]
+            found = points(finished_run / "tensorboard" / subset, quantity)
+            assert [step for step, _ in found] == [step for step, _ in expected]
+            assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-5)
+    images = EventAccumulator(str(finished_run / "tensorboard" / "test")).Reload().Tags()["images"]
+    assert images == ["confusion_matrix"]
+
+
+def test_the_last_row_of_the_history_is_the_evaluation(finished_run: Path) -> None:
+    predictions = read_predictions(finished_run / "test" / "predictions.csv")
+    metrics = json.loads((finished_run / "test" / "metrics.json").read_text())
+    last = history(finished_run)[-1]
+    loss = -np.log(predictions.probabilities[np.arange(len(predictions)), predictions.target]).mean()
+    assert float(last["test_accuracy"]) == pytest.approx(metrics["accuracy"]["value"], abs=1e-7)
+    assert float(last["test_loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+def test_predictions_hold_every_test_image_once(finished_run: Path) -> None:
+    with (finished_run / "split.csv").open() as table:
+        expected = sorted(row["image"] for row in csv.DictReader(table) if row["subset"] == "test")
+    predictions = read_predictions(finished_run / "test" / "predictions.csv")
+    assert sorted(predictions.image) == expected
+    assert np.allclose(predictions.probabilities.sum(axis=1), 1, atol=1e-8)
+    assert np.array_equal(predictions.predicted, predictions.probabilities.argmax(axis=1))
+
+
+def test_numbers_recomputed_without_torch_are_the_same(finished_run: Path, tmp_path: Path) -> None:
+    assert recompute([str(finished_run / "test" / "predictions.csv"), "--out", str(tmp_path)]) == 0
+    again = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert again == json.loads((finished_run / "test" / "metrics.json").read_text())
+
+
+def test_pictures_are_pictures(finished_run: Path) -> None:
+    for name in ("curves.png", "test/confusion_matrix.png"):
+        with Image.open(finished_run / name) as image:
+            assert min(image.size) > 300
+
+
+def test_evaluate_gives_the_same_predictions_from_the_checkpoint(finished_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    shutil.rmtree(copy / "test")
+    outcome = run_program("evaluate", f"run={copy}", "accelerator=cpu", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert "weighted avg" in outcome.out
+    for name in ("predictions.csv", "metrics.json"):
+        assert (copy / "test" / name).read_bytes() == (finished_run / "test" / name).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_evaluate_takes_the_train_images_too(finished_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    outcome = run_program("evaluate", f"run={copy}", "subset=train", "batch_size=7", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert json.loads((copy / "train" / "metrics.json").read_text())["n_images"] == 54
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path, drawn_cache: Path) -> None:
+    tables = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        arguments = (*TINY, f"data.cache_dir={drawn_cache}", "trainer.max_epochs=1", f"seed={seed}", "trainer=cpu")
+        outcome = run_program("train", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path)
+        assert outcome.status == 0, outcome.err
+        tables.append((tmp_path / folder / "test" / "predictions.csv").read_bytes())
+    assert tables[0] == tables[1]
+    assert tables[0] != tables[2]
+
+
+def test_a_line_is_printed_per_epoch_and_no_bar_outside_a_terminal(tmp_path: Path, drawn_cache: Path) -> None:
+    arguments = (*TINY, f"data.cache_dir={drawn_cache}", "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+    outcome = run_program("train", *arguments, "hydra.run.dir=run", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    line = next(line for line in outcome.out.splitlines() if line.startswith("epoch 1/1"))
+    assert re.fullmatch(
+        r"epoch 1/1  train loss \S+ accuracy \S+  test loss \S+ accuracy \S+  \S+ images/s", line
+    )
+    assert outcome.err == ""
+
+
+def test_a_folder_that_holds_a_run_is_not_written_to(finished_run: Path, tmp_path: Path, drawn_cache: Path) -> None:
+    before = (finished_run / "run.json").read_bytes()
+    arguments = (*TINY, f"data.cache_dir={drawn_cache}", f"hydra.run.dir={finished_run}")
+    outcome = run_program("train", *arguments, cwd=tmp_path)
+    assert outcome.status == 1
+    assert "holds a run already" in outcome.err
+    assert (finished_run / "run.json").read_bytes() == before
+
+
+def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto", "auto") == ("cpu", "32-true")
+    with pytest.raises(ConfigurationError, match="accelerator=gpu: torch .* sees no GPU"):
+        resolve_device("gpu", "auto")
+    with pytest.raises(ConfigurationError, match="accelerator=mps"):
+        resolve_device("mps", "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_bf16, expected in ((True, "bf16-mixed"), (False, "16-mixed")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
+        assert resolve_device("auto", "auto") == ("cuda", expected)
+    assert resolve_device("auto", "32-true") == ("cuda", "32-true")
