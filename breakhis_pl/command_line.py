@@ -57,7 +57,7 @@ usage: python evaluate.py run=<run folder> [key=value …]
 
 Examples
   python evaluate.py run=outputs/2026-01-31/12-00-00_resnet18
-  python evaluate.py run=<run folder> root=/elsewhere/BreaKHis_v1        the images have moved
+  python evaluate.py run=<run folder> data.root=/elsewhere/BreaKHis_v1   the images have moved
   python evaluate.py run=<run folder> subset=train                       on the train images, into <run folder>/train/
   python evaluate.py run=<run folder> checkpoint=some/other.ckpt
   python -m breakhis_pl.evaluation <run folder>/test/predictions.csv     the numbers alone, without torch
@@ -66,9 +66,10 @@ Keys
   run                  run folder to evaluate (needed)
   checkpoint=last      last, or the path of a checkpoint
   subset=test          test or train
-  root                 data folder, where it is not the one the run was trained on
-  batch_size           images per step; the run's own unless given
-  accelerator=auto     auto, cpu, gpu or mps
+  data.root            folder of the images, where they have moved
+  data.cache_dir       folder of the stores of decoded images; the run's own unless given
+  data.batch_size      images per step; the run's own unless given
+  trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto
 """,
 }
 
@@ -88,7 +89,7 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(help_text(program))
         raise SystemExit(0)
     try:
-        if _check_at_the_door(program, given):
+        if check_at_the_door(program, given):
             _run_hydra(program, given)
     except BreakHisError as error:
         sys.stderr.write(f"{error}\n")
@@ -128,7 +129,7 @@ def _read_lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
-def _check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
+def check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
     """Checks the configuration of every job of the command.
 
     Returns:

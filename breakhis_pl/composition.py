@@ -175,7 +175,7 @@ def _unknown_keys(node: DictConfig, schema: type, prefix: str = "") -> Iterator[
             continue
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none():
-            variant = _variant(name, child) or known[name].type
+            variant = known[name].type if known[name].type is not Any else _variant(name, child)
             if isinstance(variant, type):
                 yield from _unknown_keys(child, variant, f"{prefix}{name}.")
 
@@ -194,7 +194,7 @@ def _instance(schema: type, node: DictConfig) -> Any:
         values: dict[str, Any] = {}
         groups = {}
         for entry in fields(schema):
-            variant = _variant(entry.name, node.get(entry.name)) if entry.name in VARIANTS else None
+            variant = _variant(entry.name, node.get(entry.name)) if entry.type is Any else None
             if variant is not None:
                 groups[entry.name] = OmegaConf.merge(OmegaConf.structured(variant), node[entry.name])
         whole = OmegaConf.merge(OmegaConf.structured(schema), node, groups)

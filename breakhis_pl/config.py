@@ -192,15 +192,31 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluateDataConfig:
+    """Keys of `data` in evaluate.py; null takes what the run was trained with."""
+
+    root: str | None = key(None, "folder of the images, where they have moved")
+    cache_dir: str | None = key(None, "folder of the stores of decoded images")
+    batch_size: int | None = key(None, "images per step", at_least=1)
+
+
+@dataclass
+class EvaluateTrainerConfig:
+    """Keys of `trainer` in evaluate.py."""
+
+    accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
+    precision: str = key("auto", "auto: bf16 or fp16 mixed on a GPU, float32 elsewhere", choices=PRECISIONS)
+
+
+@dataclass
 class EvaluateConfig:
     """All keys of evaluate.py."""
 
     run: str = key("???", "run folder to evaluate")
     checkpoint: str = key("last", "last, or the path of a checkpoint")
     subset: str = key("test", "images to evaluate on", choices=("test", "train"))
-    root: str | None = key(None, "data folder, where it is not the one the run was trained on")
-    batch_size: int | None = key(None, "images per step; null takes the run's", at_least=1)
-    accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
+    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
+    trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
 
 
 OptimizerConfig: TypeAlias = AdamaxConfig | AdamWConfig | SGDConfig

@@ -19,8 +19,15 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from breakhis_pl import composition
-from breakhis_pl.config import BreakHisDataConfig, DataConfig, EvaluateConfig, SyntheticDataConfig, TrainConfig
-from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.config import (
+    BreakHisDataConfig,
+    DataConfig,
+    EvaluateConfig,
+    EvaluateDataConfig,
+    SyntheticDataConfig,
+    TrainConfig,
+)
+from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.splits import shared_cases, write_split_csv
 from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
@@ -69,9 +76,9 @@ def train(config: TrainConfig, folder: Path) -> None:
     record = RunRecord(folder, _facts(config, data, classifier, accelerator=accelerator, precision=precision))
     try:
         write_split_csv(folder / "split.csv", data.split)
-        _announce(config, data, classifier, folder, precision=precision)
+        _announce(config, data, classifier, folder, precision=precision, device=_device_name(accelerator))
         writers = SubsetWriters(folder / "tensorboard")
-        history = History(folder, writers, title=_title(config.model.backbone, config.data), note=_note(config.data))
+        history = History(folder, writers, title=_title(config.model.backbone, config.data), note=_note(data))
         bars = [RunProgressBar()] if config.trainer.progress_bar else []
         trainer = _trainer(
             config, accelerator=accelerator, precision=precision, callbacks=[*bars, history, LastCheckpoint(folder)]
@@ -79,7 +86,7 @@ def train(config: TrainConfig, folder: Path) -> None:
         trainer.fit(classifier, datamodule=data)
         if trainer.interrupted:
             raise KeyboardInterrupt
-        result = _write_results(folder, data, classifier, Subset.TEST, config.data, config.model.backbone)
+        result = _write_results(folder, data, classifier, Subset.TEST)
         writers.add_image("test", "confusion_matrix", result.confusion_matrix, epoch=trainer.current_epoch)
         writers.add_text("train", "configuration", f"```yaml\n{OmegaConf.to_yaml(composition.plain(config))}\n```")
         writers.close()
@@ -106,9 +113,9 @@ def evaluate(config: EvaluateConfig) -> None:
     folder, subset = Path(config.run), Subset(config.subset)
     run = read_run(folder)
     trained: TrainConfig = composition.restored("train", run["config"])
-    _apply(config, trained.data)
+    _apply(config.data, trained.data)
     trained.data.verify = True
-    accelerator, precision = resolve_device(config.accelerator, "auto")
+    accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
     path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
     network = load_checkpoint(path, evaluated=(subset,))
     if network.image_size != trained.data.image_size:
@@ -122,13 +129,13 @@ def evaluate(config: EvaluateConfig) -> None:
     if data.split.checksum() != run["data"]["split_checksum"]:
         raise RunFolderError(
             f"the images are not those of run {folder}: there it was {run['data']['description']}, "
-            f"here it is {data.description}; set root to the folder the run was trained on"
+            f"here it is {data.description}; set data.root to the folder the run was trained on"
         )
     data.setup()
     data.mean, data.std = _three(network.mean), _three(network.std)
     trainer = _trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
-    result = _write_results(folder, data, network.classifier, subset, trained.data, network.classifier.backbone)
+    result = _write_results(folder, data, network.classifier, subset)
     _report(result, folder, subset, time.perf_counter() - started)
 
 
@@ -189,9 +196,7 @@ def _make_optimizers(config: TrainConfig, parameters: Iterable[nn.Parameter]) ->
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
 
-def _write_results(
-    folder: Path, data: BreakHisDataModule, classifier: Classifier, subset: Subset, config: DataConfig, backbone: str
-) -> Result:
+def _write_results(folder: Path, data: BreakHisDataModule, classifier: Classifier, subset: Subset) -> Result:
     """Files of the last evaluation of a subset, in the run folder's folder of its name."""
     predictions = _predictions(data, classifier, subset)
     shared = set(shared_cases(data.split)) if subset is Subset.TEST else set()
@@ -200,8 +205,8 @@ def _write_results(
         folder / subset,
         predictions,
         subset=subset,
-        title=_title(backbone, config),
-        note=_note(config),
+        title=_title(classifier.backbone, data.data),
+        note=_note(data),
         siblings=siblings,
     )
 
@@ -222,19 +227,19 @@ def _predictions(data: BreakHisDataModule, classifier: Classifier, subset: Subse
     )
 
 
-def _apply(config: EvaluateConfig, data: DataConfig) -> None:
+def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
     """Puts what evaluate.py was asked for in place of what the run was trained with.
 
     Raises:
         ConfigurationError: If a folder is named for a run on drawn images.
     """
-    if config.batch_size is not None:
-        data.batch_size = config.batch_size
-    if config.root is None:
+    data.batch_size = data.batch_size if asked.batch_size is None else asked.batch_size
+    data.cache_dir = data.cache_dir if asked.cache_dir is None else asked.cache_dir
+    if asked.root is None:
         return
     if not isinstance(data, BreakHisDataConfig):
-        raise ConfigurationError(f"root={config.root}: the run was trained on drawn images, which have no folder")
-    data.root = config.root
+        raise ConfigurationError(f"data.root={asked.root}: the run was trained on drawn images, which have no folder")
+    data.root = asked.root
 
 
 def _facts(
@@ -275,12 +280,26 @@ def _title(backbone: str, data: DataConfig) -> str:
     return f"{BACKBONES[backbone].title}, {where}, {split}"
 
 
-def _note(data: DataConfig) -> str | None:
-    return SYNTHETIC_NOTE if isinstance(data, SyntheticDataConfig) else None
+def _note(data: BreakHisDataModule) -> str | None:
+    """What every figure of the run must say about its images."""
+    if isinstance(data.data, SyntheticDataConfig):
+        return SYNTHETIC_NOTE
+    if data.is_complete:
+        return None
+    n_published = sum(
+        n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in data.data.magnification
+    )
+    return f"incomplete archive: {len(data.records):,} of {n_published:,} images"
 
 
 def _announce(
-    config: TrainConfig, data: BreakHisDataModule, classifier: Classifier, folder: Path, *, precision: str
+    config: TrainConfig,
+    data: BreakHisDataModule,
+    classifier: Classifier,
+    folder: Path,
+    *,
+    precision: str,
+    device: str,
 ) -> None:
     """Says what is about to happen, in three lines."""
     if not data.is_complete:
@@ -298,7 +317,7 @@ def _announce(
         config.model.weights,
         config.trainer.max_epochs,
         precision,
-        _device_name("cuda" if torch.cuda.is_available() and config.trainer.accelerator != "cpu" else "cpu"),
+        device,
     )
     log.info("run folder: %s", folder)
 

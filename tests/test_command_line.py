@@ -275,4 +275,4 @@ def test_evaluate_refuses_other_images_than_the_runs(finished_run: Path, tmp_pat
     facts["data"]["split_checksum"] = "sha256:0"
     (copy / "run.json").write_text(json.dumps(facts))
     assert "the images are not those of run" in evaluate_refused(tmp_path, "run=run")
-    assert "drawn images, which have no folder" in evaluate_refused(tmp_path, "run=run", "root=data")
+    assert "drawn images, which have no folder" in evaluate_refused(tmp_path, "run=run", "data.root=data")

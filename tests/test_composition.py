@@ -130,7 +130,7 @@ def test_all_impossible_values_are_in_one_message() -> None:
 
 
 def test_nesterov_needs_momentum() -> None:
-    with pytest.raises(ConfigurationError, match="optimizer.nesterov=true needs optimizer.momentum above 0"):
+    with pytest.raises(ConfigurationError, match=r"optimizer\.nesterov=true needs optimizer\.momentum above 0"):
         compose_checked("train", ["optimizer=sgd", "optimizer.nesterov=true", "optimizer.momentum=0"])
 
 
@@ -157,7 +157,7 @@ def test_a_misspelt_key_in_a_file_is_refused(
     with (conf / file).open("a") as option:
         option.write("\nmisspelt: 1\n")
     monkeypatch.setattr(composition, "CONF_FOLDER", conf)
-    with pytest.raises(ConfigurationError, match="unknown key .*misspelt.* has: "):
+    with pytest.raises(ConfigurationError, match=r"unknown key .*misspelt.* has: "):
         compose_checked("train", overrides)
 
 

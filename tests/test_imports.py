@@ -11,12 +11,14 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 
 # from the bottom up, as docs/design.md draws it; a module may import what stands before it, never what stands after
 LAYERS = (
-    ("errors", "files", "randomness", "data.breakhis"),
-    ("config", "data.index", "data.splits", "data.partial", "data.progress", "data.tissue"),
-    ("data.export", "data.fetch", "data.archive", "data.architecture"),
-    ("data.synthetic", "data.download"),
-    ("evaluation.published", "evaluation.confusion", "evaluation.scores", "evaluation.student", "evaluation.siblings"),
-    ("evaluation.predictions", "evaluation.figures", "evaluation.run_summary"),
+    ("errors", "files", "randomness"),
+    ("data.breakhis",),
+    ("config", "data.index", "data.tissue", "data.partial", "data.progress"),
+    ("data.splits", "data.architecture", "data.staining", "data.archive"),
+    ("data.export", "data.synthetic", "data.fetch"),
+    ("data.download",),
+    ("evaluation.published", "evaluation.confusion", "evaluation.student", "evaluation.siblings"),
+    ("evaluation.scores", "evaluation.predictions", "evaluation.figures", "evaluation.run_summary"),
     ("evaluation.case_table", "evaluation.score_figures", "evaluation.comparison_tables"),
     ("evaluation.intervals", "evaluation.comparison"),
     ("evaluation.metrics",),
@@ -43,9 +45,7 @@ WITHOUT_TORCH = sorted(
 
 def modules() -> list[str]:
     paths = sorted(PACKAGE.rglob("*.py"))
-    return [
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in paths if path.name != "__init__.py"
-    ]
+    return [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in paths if path.name != "__init__.py"]
 
 
 def imported(path: Path) -> set[str]:

@@ -125,7 +125,7 @@ def test_evaluate_gives_the_same_predictions_from_the_checkpoint(finished_run: P
     copy = tmp_path / "run"
     shutil.copytree(finished_run, copy)
     shutil.rmtree(copy / "test")
-    outcome = run_program("evaluate", f"run={copy}", "accelerator=cpu", cwd=tmp_path)
+    outcome = run_program("evaluate", f"run={copy}", "trainer.accelerator=cpu", cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert "weighted avg" in outcome.out
     for name in ("predictions.csv", "metrics.json"):
@@ -136,7 +136,7 @@ def test_evaluate_gives_the_same_predictions_from_the_checkpoint(finished_run: P
 def test_evaluate_takes_the_train_images_too(finished_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished_run, copy)
-    outcome = run_program("evaluate", f"run={copy}", "subset=train", "batch_size=7", cwd=tmp_path)
+    outcome = run_program("evaluate", f"run={copy}", "subset=train", "data.batch_size=7", cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert json.loads((copy / "train" / "metrics.json").read_text())["n_images"] == 54
 
@@ -157,9 +157,7 @@ def test_a_line_is_printed_per_epoch_and_no_bar_outside_a_terminal(tmp_path: Pat
     outcome = run_program("train", *arguments, "hydra.run.dir=run", cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     line = next(line for line in outcome.out.splitlines() if line.startswith("epoch 1/1"))
-    assert re.fullmatch(
-        r"epoch 1/1  train loss \S+ accuracy \S+  test loss \S+ accuracy \S+  \S+ images/s", line
-    )
+    assert re.fullmatch(r"epoch 1/1  train loss \S+ accuracy \S+  test loss \S+ accuracy \S+  \S+ images/s", line)
     assert outcome.err == ""
 
 
@@ -176,12 +174,16 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto", "auto") == ("cpu", "32-true")
-    with pytest.raises(ConfigurationError, match="accelerator=gpu: torch .* sees no GPU"):
+    with pytest.raises(ConfigurationError, match=r"accelerator=gpu: torch .* sees no GPU"):
         resolve_device("gpu", "auto")
     with pytest.raises(ConfigurationError, match="accelerator=mps"):
         resolve_device("mps", "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for has_bf16, expected in ((True, "bf16-mixed"), (False, "16-mixed")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda *, including_emulation, has=has_bf16: has and not including_emulation,
+        )
         assert resolve_device("auto", "auto") == ("cuda", expected)
     assert resolve_device("auto", "32-true") == ("cuda", "32-true")

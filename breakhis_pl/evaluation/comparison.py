@@ -101,5 +101,3 @@ def _row(run: RunSummary) -> dict[str, object]:
         "seconds_total": run.seconds_total,
         "images_per_second": run.images_per_second,
     }
-
-

@@ -85,7 +85,9 @@ def test_files_that_hold_something_else_are_refused(content: object, expected: s
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        torch.save(content().state_dict() if callable(content) and not isinstance(content, nn.Module) else content, path)
+        torch.save(
+            content().state_dict() if callable(content) and not isinstance(content, nn.Module) else content, path
+        )
     with pytest.raises(WeightsError, match=expected):
         load_pretrained(build_network("resnet18", dropout=0.4), name="resnet18", weights=str(path))
 
