@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from breakhis_pl.config import ProgramName
-from breakhis_pl.errors import BreakHisError, ConfigurationError
+from breakhis_pl.errors import BreakHisError, ConfigurationError, listed
 
 log = logging.getLogger(__name__)
 
@@ -151,8 +151,13 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
         command = " ".join(["python", f"{program}.py", "-m", *given])
         raise ConfigurationError(f"{', '.join(swept)} has several values; for one run each: {command}")
     composition.register(swept)
-    for job in composition.expand_sweep(overrides):
+    jobs = list(composition.expand_sweep(overrides))
+    for job in jobs:
         composition.compose_checked(program, job)
+    folders = [composition.sweep_choice(job) for job in jobs]
+    shared = sorted({folder for folder in folders if folders.count(folder) > 1})
+    if multirun and shared:
+        raise ConfigurationError(f"several runs of the sweep would share a folder: {listed(shared)}; drop equal values")
     return True
 
 

@@ -64,7 +64,7 @@ def sweep_choice(overrides: Sequence[str]) -> str:
         name, _, value = override.lstrip("+~").partition("=")
         if name not in _swept_keys:
             continue
-        word = re.sub(r"[^A-Za-z0-9.+-]+", "-", value).strip("-.")
+        word = re.sub(r"[^A-Za-z0-9_.+-]+", "-", value).strip("-.")
         parts.append(word if word == value else f"{word}-{hashlib.sha256(value.encode()).hexdigest()[:6]}")
     return "_".join(parts) or "run"
 

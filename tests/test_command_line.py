@@ -79,6 +79,12 @@ def test_a_sweep_is_refused_as_a_whole_if_one_of_its_runs_is_not_possible(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_sweep_whose_runs_would_share_a_folder_is_refused(tmp_path: Path) -> None:
+    outcome = run_program("train", "-m", "seed=1,1", *TINY, cwd=tmp_path)
+    assert outcome.status == 1
+    assert "several runs of the sweep would share a folder: 1" in outcome.err
+
+
 def images_at(root: Path, *names: str) -> None:
     """Small true images: the first of a patient of each class in train and in test of fold 2."""
     from PIL import Image

@@ -108,9 +108,19 @@ def epoch_line(row: HistoryRow, *, max_epochs: int, seconds_per_epoch: float) ->
     subsets = [name.removesuffix("_loss") for name in row if name.endswith("_loss")]
     parts = [f"{name} loss {row[f'{name}_loss']:.3f} accuracy {row[f'{name}_accuracy']:.3f}" for name in subsets]
     left = (max_epochs - row["epoch"]) * seconds_per_epoch
-    speed = f"{row['images_per_second']:,.3g} images/s"
+    speed = f"{rate(row['images_per_second'])} images/s"
     ending = f", {duration(left)} left" if left > 0 else ""
     return f"epoch {row['epoch']}/{max_epochs}  {'  '.join(parts)}  {speed}{ending}"
+
+
+def rate(per_second: float) -> str:
+    """Images per second for reading.
+
+    Example:
+        >>> rate(1234.5), rate(5.678)
+        ('1,234', '5.7')
+    """
+    return f"{per_second:,.0f}" if per_second >= 20 else f"{per_second:.1f}"
 
 
 def duration(seconds: float) -> str:

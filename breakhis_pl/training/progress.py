@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from tqdm import tqdm
 
 from breakhis_pl.models.classifier import Classifier
-from breakhis_pl.training.history import duration
+from breakhis_pl.training.history import duration, rate
 
 REFRESH_S = 0.5
 """Reading loss and accuracy waits for the device, so it is done at most this often."""
@@ -69,7 +69,7 @@ class RunProgressBar(LightningProgressBar):
         left = (now - self._started) / n_done * n_left
         speed = (batch_idx + 1) * trainer.train_dataloader.batch_size / (now - self._epoch_started)
         self._bar.set_postfix_str(
-            f"loss {loss:.3f}, accuracy {accuracy:.3f}, {speed:,.3g} images/s, {duration(left)} left"
+            f"loss {loss:.3f}, accuracy {accuracy:.3f}, {rate(speed)} images/s, {duration(left)} left"
         )
 
     def on_validation_batch_end(  # type: ignore[no-untyped-def]

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.files import write_text
 
@@ -17,7 +19,7 @@ RUN_JSON = "run.json"
 SYNTHETIC_NOTE = "synthetic images, no tissue"
 """Put on every figure and page of a run on drawn images."""
 
-_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
+_PACKAGES = ("torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
 
 
 class RunRecord:
@@ -92,7 +94,8 @@ def source_state() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

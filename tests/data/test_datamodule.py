@@ -125,7 +125,7 @@ def test_the_real_images_are_split_as_published(real_data: Path, tmp_path: Path)
     config = BreakHisDataConfig(
         root=str(real_data / "breakhis_200x_224px"), magnification=(200,), cache_dir=str(tmp_path)
     )
-    with pytest.raises(IncompleteDataError, match="839"):
+    with pytest.raises(IncompleteDataError, match="200X benign: 202 of 623 images"):
         BreakHisDataModule(config, AugmentationConfig(), seed=0).index()
     config.require_complete = False
     module = BreakHisDataModule(config, AugmentationConfig(), seed=0)

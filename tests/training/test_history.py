@@ -24,5 +24,5 @@ def test_the_line_of_an_epoch_names_every_subset_and_the_time_left() -> None:
     }
     assert epoch_line(row, max_epochs=5, seconds_per_epoch=30) == (
         "epoch 2/5  train loss 0.500 accuracy 0.750  val loss 0.600 accuracy 0.700  "
-        "test loss 0.612 accuracy 0.710  1,230 images/s, 1 min 30 s left"
+        "test loss 0.612 accuracy 0.710  1,234 images/s, 1 min 30 s left"
     )
