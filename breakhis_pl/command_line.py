@@ -6,10 +6,11 @@ Hydra is imported only after `--help` has been answered, torch only after the co
 import logging
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from breakhis_pl.config import ProgramName
+from breakhis_pl.config import EvaluateConfig, ProgramName, TrainConfig
 from breakhis_pl.errors import BreakHisError, ConfigurationError, listed
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ Keys used most
   data.magnification=200      40, 100, 200, 400 or a list: '[40,200]'
   data.image_size=224         side in pixels;  data.batch_size=32
   data.require_complete=false use an incomplete folder of images
+  data.val_fraction=0.2       take whole cases out of train for validation: calibration, threshold
   model.weights=imagenet      none, or a file with a torchvision state dict
   trainer.max_epochs=15       seed=0
   hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
@@ -60,12 +62,18 @@ Examples
   python evaluate.py run=<run folder> data.root=/elsewhere/BreaKHis_v1   the images have moved
   python evaluate.py run=<run folder> subset=train                       on the train images, into <run folder>/train/
   python evaluate.py run=<run folder> checkpoint=some/other.ckpt
+  python evaluate.py run=<run folder> calibrate=true sensitivity=0.99    temperature and threshold, where there is a val
+  python evaluate.py runs=outputs/sweeps/2026-01-31/12-00-00             compare the runs of a sweep again
+  python evaluate.py 'runs=[<run folder>,<run folder>]'                  compare any runs
   python -m breakhis_pl.evaluation <run folder>/test/predictions.csv     the numbers alone, without torch
 
 Keys
-  run                  run folder to evaluate (needed)
+  run                  run folder to evaluate; or
+  runs                 folder of a sweep, or list of run folders, to compare; out=<folder> says where to
   checkpoint=last      last, or the path of a checkpoint
-  subset=test          test or train
+  subset=test          test, val or train
+  calibrate=false      fit temperature and threshold on the run's validation images again; sensitivity=0.95
+  gallery=8            pictures of each kind that Grad-CAM explains, 0 for none
   data.root            folder of the images, where they have moved
   data.cache_dir       folder of the stores of decoded images; the run's own unless given
   data.batch_size      images per step; the run's own unless given
@@ -94,6 +102,9 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     except BreakHisError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None
 
 
 def help_text(program: ProgramName) -> str:
@@ -147,6 +158,9 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
     swept = composition.swept_keys(overrides)
     multirun = bool(options & {"-m", "--multirun"})
+    if "runs" in swept:
+        values = next(override.input_line or "" for override in overrides if override.key_or_group == "runs")
+        raise ConfigurationError(f"several runs are written as a list: 'runs=[{values.partition('=')[2]}]'")
     if swept and not multirun:
         command = " ".join(["python", f"{program}.py", "-m", *given])
         raise ConfigurationError(f"{', '.join(swept)} has several values; for one run each: {command}")
@@ -159,6 +173,21 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
     if multirun and shared:
         raise ConfigurationError(f"several runs of the sweep would share a folder: {listed(shared)}; drop equal values")
     return True
+
+
+def _compare_runs(config: EvaluateConfig) -> None:
+    """Writes the comparison of a sweep's runs into its folder, or of several runs into a folder of their own."""
+    from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports numpy
+
+    if isinstance(config.runs, str) and config.out is None:
+        page = write_comparison(Path(config.runs))
+    else:
+        runs = [config.runs] if isinstance(config.runs, str) else config.runs
+        moment = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
+        folder = Path(config.out or f"outputs/comparisons/{moment}")
+        page = write_comparison(folder, runs=[Path(run) for run in runs])
+    log.info("%s", page.read_text(encoding="utf-8"))
+    log.info("%s", page.parent)
 
 
 def _compare(sweep: Path) -> None:
@@ -182,9 +211,12 @@ def _run_hydra(program: ProgramName, given: Sequence[str]) -> None:
         in_sweep = settings.mode == RunMode.MULTIRUN
         try:
             config = composition.typed(program, composed)
+            if isinstance(config, EvaluateConfig) and config.runs is not None:
+                _compare_runs(config)
+                return
             from breakhis_pl import run  # noqa: PLC0415 - imports torch
 
-            if program == "train":
+            if isinstance(config, TrainConfig):
                 run.train(config, Path(settings.runtime.output_dir))
             else:
                 run.evaluate(config)

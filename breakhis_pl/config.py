@@ -71,6 +71,7 @@ class DataConfig:
     split: str = key("official", "official: the authors' folds; ratio: whole cases by chance", choices=SPLITS)
     fold: int = key(2, "the authors' fold, for split=official", choices=FOLDS)
     test_fraction: float = key(0.3, "share of test images, for split=ratio", above=0, below=1)
+    val_fraction: float = key(0.0, "share of train images taken out for validation, whole cases", at_least=0, below=1)
     verify: bool = key(False, "decode all images again and compare them with the store")
 
 
@@ -189,6 +190,7 @@ class TrainConfig:
     scheduler: Any = key(None, "the learning rate over the epochs")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = key(0, "seed of everything that is drawn during the run", at_least=0)
+    gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
 
 
 @dataclass
@@ -212,9 +214,14 @@ class EvaluateTrainerConfig:
 class EvaluateConfig:
     """All keys of evaluate.py."""
 
-    run: str = key("???", "run folder to evaluate")
+    run: str | None = key(None, "run folder to evaluate")
+    runs: Any = key(None, "folder of a sweep, or a list of run folders, to compare")
+    out: str | None = key(None, "folder of the comparison; null: the sweep's own, or outputs/comparisons/<date>/<time>")
     checkpoint: str = key("last", "last, or the path of a checkpoint")
-    subset: str = key("test", "images to evaluate on", choices=("test", "train"))
+    subset: str = key("test", "images to evaluate on", choices=("test", "val", "train"))
+    calibrate: bool = key(False, "fit temperature and threshold on the validation images again")
+    sensitivity: float = key(0.95, "wanted sensitivity of the fitted threshold", above=0, below=1)
+    gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
 
@@ -257,10 +264,22 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield f"{prefix}magnification=[] is not possible; expected at least one of {listed(MAGNIFICATIONS)}"
         case DataConfig(magnification=tuple() as asked) if len(set(asked)) < len(asked):
             yield f"{prefix}magnification={list(asked)} names one of them twice"
+        case EvaluateConfig(run=None, runs=None):
+            yield "nothing to evaluate: set run=<run folder>, or runs=<folder of a sweep> to compare runs"
+        case EvaluateConfig(run=str(), runs=runs) if runs is not None:
+            yield "run and runs are both set; run evaluates one run, runs compares several"
+        case EvaluateConfig(run=None, runs=runs) if not _is_text_or_texts(runs):
+            yield f"runs={runs} is not possible; expected the folder of a sweep, or a list of run folders"
         case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
             yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
         case _:
             pass
+
+
+def _is_text_or_texts(value: object) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and len(value) > 0 and all(isinstance(part, str) for part in value)
+    )
 
 
 def magnifications(value: object) -> tuple[object, ...]:

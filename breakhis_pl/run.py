@@ -2,7 +2,7 @@
 
 import gc
 import logging
-import os
+import signal
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -27,22 +26,27 @@ from breakhis_pl.config import (
     SyntheticDataConfig,
     TrainConfig,
 )
-from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, Subset
+from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
-from breakhis_pl.data.splits import shared_cases, write_split_csv
+from breakhis_pl.data.splits import write_split_csv
 from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
 from breakhis_pl.evaluation.metrics import classification_report
-from breakhis_pl.evaluation.predictions import Predictions
-from breakhis_pl.evaluation.results import Result, write_results
-from breakhis_pl.models.backbones import BACKBONES, load_pretrained
+from breakhis_pl.evaluation.report import write_report
+from breakhis_pl.evaluation.results import Result
+from breakhis_pl.models.backbones import load_pretrained
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, load_checkpoint
+from breakhis_pl.training.device import device_name, resolve_device
 from breakhis_pl.training.history import History, duration
 from breakhis_pl.training.progress import RunProgressBar
-from breakhis_pl.training.provenance import RUN_JSON, SYNTHETIC_NOTE, RunRecord, read_run
+from breakhis_pl.training.provenance import RUN_JSON, RunRecord, read_run
 from breakhis_pl.training.tensorboard import SubsetWriters
 
 log = logging.getLogger(__name__)
+
+DEFAULT_SENSITIVITY = 0.95
+"""Wanted of the threshold that is fitted at the end of a training with validation images."""
 
 
 def train(config: TrainConfig, folder: Path) -> None:
@@ -54,6 +58,7 @@ def train(config: TrainConfig, folder: Path) -> None:
 
     Raises:
         BreakHisError: Before anything is written, if data, weights or device are not usable.
+        KeyboardInterrupt: If the training was interrupted.
     """
     started = time.perf_counter()
     if (folder / RUN_JSON).exists():
@@ -73,30 +78,27 @@ def train(config: TrainConfig, folder: Path) -> None:
     load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
     data.setup()
 
-    record = RunRecord(folder, _facts(config, data, classifier, accelerator=accelerator, precision=precision))
+    facts = _facts(config, data, classifier, device=device_name(accelerator), precision=precision)
+    record = RunRecord(folder, facts)
+    writers = SubsetWriters(folder / "tensorboard")
+    history = History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(data))
+    bars = [RunProgressBar()] if config.trainer.progress_bar else []
     try:
         write_split_csv(folder / "split.csv", data.split)
-        _announce(config, data, classifier, folder, precision=precision, device=_device_name(accelerator))
-        writers = SubsetWriters(folder / "tensorboard")
-        history = History(folder, writers, title=_title(config.model.backbone, config.data), note=_note(data))
-        bars = [RunProgressBar()] if config.trainer.progress_bar else []
-        trainer = _trainer(
-            config, accelerator=accelerator, precision=precision, callbacks=[*bars, history, LastCheckpoint(folder)]
-        )
-        trainer.fit(classifier, datamodule=data)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        result = _write_results(folder, data, classifier, Subset.TEST)
-        writers.add_image("test", "confusion_matrix", result.confusion_matrix, epoch=trainer.current_epoch)
-        writers.add_text("train", "configuration", f"```yaml\n{OmegaConf.to_yaml(composition.plain(config))}\n```")
-        writers.close()
+        _announce(config, data, facts, folder)
+        callbacks = [*bars, history, LastCheckpoint(folder)]
+        trainer = _trainer(config, accelerator=accelerator, precision=precision, callbacks=callbacks)
+        _fit(trainer, classifier, data)
+        result = _conclude(config, folder, data, classifier, writers, accelerator=accelerator)
     except BaseException as error:
-        record.fail(str(error) or type(error).__name__)
+        record.fail("interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
         raise
     finally:
+        writers.close()
         _free(data)
     seconds = time.perf_counter() - started
     record.finish(seconds_total=seconds, seconds_training=history.train_seconds)
+    log.info("page: %s", write_report(folder))
     _report(result, folder, Subset.TEST, seconds)
 
 
@@ -110,59 +112,47 @@ def evaluate(config: EvaluateConfig) -> None:
         BreakHisError: If run folder, checkpoint or images are not usable, or not those of the run.
     """
     started = time.perf_counter()
+    if config.run is None:
+        raise ConfigurationError("evaluate.py needs run=<run folder>")
     folder, subset = Path(config.run), Subset(config.subset)
     run = read_run(folder)
     trained: TrainConfig = composition.restored("train", run["config"])
     _apply(config.data, trained.data)
     trained.data.verify = True
     accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
+    subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
     path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
-    network = load_checkpoint(path, evaluated=(subset,))
+    network = load_checkpoint(path, evaluated=subsets)
     if network.image_size != trained.data.image_size:
         raise CheckpointError(
             f"{path} was trained on images of {network.image_size} pixels, "
             f"the run {folder} on {trained.data.image_size}"
         )
     data = BreakHisDataModule(trained.data, trained.augmentation, seed=trained.seed)
-    data.evaluated = (subset,)
     data.index()
     if data.split.checksum() != run["data"]["split_checksum"]:
         raise RunFolderError(
             f"the images are not those of run {folder}: there it was {run['data']['description']}, "
             f"here it is {data.description}; set data.root to the folder the run was trained on"
         )
+    if Subset.VAL in subsets and Subset.VAL not in data.split.subsets:
+        raise RunFolderError(
+            f"run {folder} has no validation images, and nothing is fitted on train or test images; "
+            "train with data.val_fraction above 0, as in data.val_fraction=0.2"
+        )
+    data.evaluated = subsets
     data.setup()
     data.mean, data.std = _three(network.mean), _three(network.std)
     trainer = _trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
-    result = _write_results(folder, data, network.classifier, subset)
+    device = torch.device(accelerator)
+    for each in subsets:
+        result = write_outcome(folder, data, network.classifier, each, n_explained=config.gallery, device=device)
+        if each is Subset.VAL and config.calibrate:
+            calibrate(folder, sensitivity=config.sensitivity)
+    if subset is Subset.TEST:
+        log.info("page: %s", write_report(folder))
     _report(result, folder, subset, time.perf_counter() - started)
-
-
-def resolve_device(accelerator: str, precision: str) -> tuple[str, str]:
-    """Lightning's names of the device and the precision to use.
-
-    bf16 mixed where a GPU has it in hardware, fp16 mixed on older ones, float32 on the CPU and on Apple's GPU.
-
-    Args:
-        accelerator: "auto", "cpu", "gpu" or "mps".
-        precision: "auto" or one of Lightning's.
-
-    Raises:
-        ConfigurationError: If the device is not there.
-    """
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if accelerator == "gpu" and not has_cuda:
-        raise ConfigurationError(f"accelerator=gpu: torch {torch.__version__} sees no GPU; try auto or cpu")
-    if accelerator == "mps" and not has_mps:
-        raise ConfigurationError("accelerator=mps: torch sees no Apple GPU; try auto or cpu")
-    if accelerator == "auto":
-        accelerator = "gpu" if has_cuda else "mps" if has_mps else "cpu"
-    if precision == "auto":
-        precision = "32-true"
-        if accelerator == "gpu":
-            precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return ("cuda" if accelerator == "gpu" else accelerator), precision
 
 
 def _trainer(config: TrainConfig, *, accelerator: str, precision: str, callbacks: list[L.Callback]) -> L.Trainer:
@@ -189,42 +179,56 @@ def _trainer(config: TrainConfig, *, accelerator: str, precision: str, callbacks
     )
 
 
+def _fit(trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule) -> None:
+    """Trains; Ctrl-C stays Ctrl-C.
+
+    Lightning 2.6 turns it into exit status 1 and ignores further ones (`_call_and_handle_interrupt`).
+
+    Raises:
+        KeyboardInterrupt: If the training was interrupted.
+    """
+    try:
+        trainer.fit(classifier, datamodule=data)
+    except SystemExit as end:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from end
+
+
+def _conclude(
+    config: TrainConfig,
+    folder: Path,
+    data: BreakHisDataModule,
+    classifier: Classifier,
+    writers: SubsetWriters,
+    *,
+    accelerator: str,
+) -> Result:
+    """Writes the results of every evaluated subset, and the page; gives those of test."""
+    results = {}
+    for subset in data.evaluated:
+        results[subset] = write_outcome(
+            folder, data, classifier, subset, n_explained=config.gallery, device=torch.device(accelerator)
+        )
+        if subset is Subset.VAL:  # comes before test, whose metrics then use it
+            calibrate(folder, sensitivity=DEFAULT_SENSITIVITY)
+        writers.add_image(subset, "confusion_matrix", results[subset].confusion_matrix, epoch=config.trainer.max_epochs)
+        writers.add_text(subset, "classification_report", _code(classification_report(results[subset].metrics)))
+    writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
+    return results[Subset.TEST]
+
+
+def _code(text: str) -> str:
+    """A text as a block of TensorBoard's Markdown."""
+    return f"```\n{text}\n```"
+
+
 def _make_optimizers(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> OptimizerLRScheduler:
     """The optimizer and the schedule, stepped once an epoch."""
     optimizer = instantiate(asdict(config.optimizer), params=list(parameters))
     scheduler = instantiate(asdict(config.scheduler), optimizer=optimizer)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
-
-
-def _write_results(folder: Path, data: BreakHisDataModule, classifier: Classifier, subset: Subset) -> Result:
-    """Files of the last evaluation of a subset, in the run folder's folder of its name."""
-    predictions = _predictions(data, classifier, subset)
-    shared = set(shared_cases(data.split)) if subset is Subset.TEST else set()
-    siblings = [image for image, case in zip(predictions.image, predictions.case, strict=True) if case in shared]
-    return write_results(
-        folder / subset,
-        predictions,
-        subset=subset,
-        title=_title(classifier.backbone, data.data),
-        note=_note(data),
-        siblings=siblings,
-    )
-
-
-def _predictions(data: BreakHisDataModule, classifier: Classifier, subset: Subset) -> Predictions:
-    """The rows of the last evaluation; probabilities are the softmax of float32 logits."""
-    rows, logits = classifier.evaluated_logits(subset)
-    names = [data.records[row].name for row in rows.tolist()]
-    probabilities = torch.softmax(logits.double(), dim=1).numpy()
-    return Predictions(
-        image=tuple(name.file_name for name in names),
-        patient=tuple(name.patient for name in names),
-        case=tuple(name.case for name in names),
-        magnification=np.array([name.magnification for name in names], dtype=np.int64),
-        target=np.array([name.target for name in names], dtype=np.int64),
-        probabilities=probabilities,
-        predicted=probabilities.argmax(axis=1).astype(np.int64),
-    )
 
 
 def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
@@ -243,7 +247,7 @@ def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
 
 
 def _facts(
-    config: TrainConfig, data: BreakHisDataModule, classifier: Classifier, *, accelerator: str, precision: str
+    config: TrainConfig, data: BreakHisDataModule, classifier: Classifier, *, device: str, precision: str
 ) -> Mapping[str, Any]:
     """What run.json says beyond times and versions."""
     return {
@@ -261,63 +265,29 @@ def _facts(
             "backbone": config.model.backbone,
             "n_parameters": sum(parameter.numel() for parameter in classifier.parameters()),
         },
-        "device": _device_name(accelerator),
+        "device": device,
         "precision": precision,
         "torch_threads": torch.get_num_threads(),
     }
 
 
-def _device_name(accelerator: str) -> str:
-    if accelerator == "cuda":
-        return f"cuda: {torch.cuda.get_device_name()}"
-    return f"{accelerator}, {os.cpu_count()} cores"
-
-
-def _title(backbone: str, data: DataConfig) -> str:
-    """What a run is, for figures: network, magnification, split."""
-    where = "+".join(f"{magnification}X" for magnification in data.magnification)
-    split = f"fold {data.fold}" if data.split == "official" else f"ratio split, {data.test_fraction:g} test"
-    return f"{BACKBONES[backbone].title}, {where}, {split}"
-
-
-def _note(data: BreakHisDataModule) -> str | None:
-    """What every figure of the run must say about its images."""
-    if isinstance(data.data, SyntheticDataConfig):
-        return SYNTHETIC_NOTE
-    if data.is_complete:
-        return None
-    n_published = sum(
-        n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in data.data.magnification
-    )
-    return f"incomplete archive: {len(data.records):,} of {n_published:,} images"
-
-
-def _announce(
-    config: TrainConfig,
-    data: BreakHisDataModule,
-    classifier: Classifier,
-    folder: Path,
-    *,
-    precision: str,
-    device: str,
-) -> None:
-    """Says what is about to happen, in three lines."""
+def _announce(config: TrainConfig, data: BreakHisDataModule, facts: Mapping[str, Any], folder: Path) -> None:
+    """Says what is about to happen, in three or four lines."""
     if not data.is_complete:
-        what = "drawn images, no tissue" if isinstance(config.data, SyntheticDataConfig) else "incomplete archive"
+        what = "drawn images, no tissue" if facts["data"]["synthetic"] else "incomplete archive"
         log.warning("%s: %s", what, data.description)
     counts = ", ".join(
         f"{subset} {sum(by_class.values()):,} ({by_class['benign']:,} benign, {by_class['malignant']:,} malignant)"
         for subset, by_class in data.split.counts().items()
     )
-    n_parameters = sum(parameter.numel() for parameter in classifier.parameters())
-    log.info("%s: %s", _title(config.model.backbone, config.data), counts)
+    log.info("%s: %s", run_title(config.model.backbone, config.data), counts)
     log.info(
-        "%.1f million parameters, weights %s; %d epochs in %s on %s",
-        n_parameters / 1e6,
+        "%.1f million parameters, weights %s; %s in %s on %s",
+        facts["model"]["n_parameters"] / 1e6,
         config.model.weights,
-        config.trainer.max_epochs,
-        precision,
-        device,
+        "1 epoch" if config.trainer.max_epochs == 1 else f"{config.trainer.max_epochs} epochs",
+        facts["precision"],
+        facts["device"],
     )
     log.info("run folder: %s", folder)
 

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -56,11 +55,9 @@ def test_every_key_that_help_names_exists(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_key_fails_in_under_five_seconds_without_a_trace(tmp_path: Path) -> None:
-    start = time.perf_counter()
     done, seconds = started("train.py", "data.imge_size=96", cwd=tmp_path)
     assert done.returncode == 1
     assert seconds < 5
-    assert time.perf_counter() - start < 60  # the machine may be busy with other tests
     assert done.stderr.startswith("unknown key data.imge_size (did you mean data.image_size?)")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -161,9 +161,21 @@ def test_a_misspelt_key_in_a_file_is_refused(
         compose_checked("train", overrides)
 
 
-def test_evaluate_needs_a_run() -> None:
-    with pytest.raises(ConfigurationError, match="run has no value; set it, as in run="):
-        compose_checked("evaluate", [])
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "nothing to evaluate: set run=<run folder>, or runs="),
+        (["run=a", "runs=b"], "run and runs are both set"),
+        (["runs=[]"], r"runs=\[\] is not possible"),
+        (["runs=[1,2]"], r"runs=\[1, 2\] is not possible"),
+        (["run=a", "subset=nonsense"], "subset=nonsense is not possible; expected one of test, val, train"),
+        (["run=a", "sensitivity=1"], "sensitivity=1.0 is not possible"),
+        (["run=a", "data.rooot=b"], r"unknown key data\.rooot \(did you mean data\.root\?\); data has: batch_size"),
+    ],
+)
+def test_evaluate_is_told_what_it_needs(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigurationError, match=expected):
+        compose_checked("evaluate", overrides)
 
 
 def test_a_configuration_survives_run_json() -> None:

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.evaluation.__main__ import main as recompute
 from breakhis_pl.evaluation.predictions import read_predictions
-from breakhis_pl.run import resolve_device
+from breakhis_pl.training.device import resolve_device
 from tests.programs import TINY, run_program
 
 
@@ -39,6 +39,9 @@ def test_a_run_folder_is_complete(finished_run: Path) -> None:
         "test/predictions.csv",
         "test/metrics.json",
         "test/confusion_matrix.png",
+        "test/gallery/gallery.json",
+        "test/gallery/01.jpg",
+        "report.html",
         ".hydra/config.yaml",
     }
     assert expected <= files

@@ -75,6 +75,28 @@ def test_the_reports_results_stand_beside_ours_only_where_the_images_are_its_own
     assert "0.87" not in page  # the report's weighted F1 of ResNet-18
 
 
+def test_evaluate_compares_a_sweep_again_and_any_runs_elsewhere(sweep: tuple[Path, Outcome], tmp_path: Path) -> None:
+    folder, _ = sweep
+    before = (folder / "comparison.csv").read_bytes()
+    outcome = run_program("evaluate", f"runs={folder}", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert (folder / "comparison.csv").read_bytes() == before
+    runs = ",".join(str(folder / f"{network}_none") for network in NETWORKS[:2])
+    outcome = run_program("evaluate", f"runs=[{runs}]", "out=mine", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert set(comparison(tmp_path / "mine")) == {"resnet18_none", "wide_resnet50_none"}
+    assert (tmp_path / "mine" / "comparison.html").is_file()
+    outcome = run_program("evaluate", f"runs={runs}", cwd=tmp_path)
+    assert outcome.status == 1
+    assert f"'runs=[{runs}]'" in outcome.err
+
+
+def test_evaluate_refuses_to_compare_what_is_no_sweep(tmp_path: Path) -> None:
+    outcome = run_program("evaluate", "runs=nowhere", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "nowhere is no folder" in outcome.err
+
+
 def test_nothing_of_a_run_stays_in_memory(sweep: tuple[Path, Outcome]) -> None:
     assert sweep[0].is_dir()
     gc.collect()

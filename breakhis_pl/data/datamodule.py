@@ -18,7 +18,7 @@ from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_net
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
-from breakhis_pl.data.splits import Split, check_usable, official_split, ratio_split
+from breakhis_pl.data.splits import Split, check_usable, official_split, ratio_split, with_validation
 from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
 from breakhis_pl.errors import ConfigurationError, IncompleteDataError
 from breakhis_pl.randomness import derived_seed
@@ -54,7 +54,8 @@ class BreakHisDataModule(L.LightningDataModule):
         description: One line on what is there.
         mean: Of red, green and blue over all pixels of the train images, values in [0, 1].
         std: Likewise, the population standard deviation.
-        evaluated: Subsets that `val_dataloader` gives, in this order.
+        evaluated: Subsets that `val_dataloader` gives, in this order: val where there is one, and test, unless another
+            choice is made after `index`.
     """
 
     records: tuple[ImageRecord, ...]
@@ -96,6 +97,7 @@ class BreakHisDataModule(L.LightningDataModule):
                 raise
             self.is_complete = False
         self.split = self._make_split()
+        self.evaluated = tuple(subset for subset in (Subset.VAL, Subset.TEST) if subset in self.split.subsets)
         self._check_last_batch()
 
     def prepare_data(self) -> None:
@@ -192,6 +194,10 @@ class BreakHisDataModule(L.LightningDataModule):
             split = ratio_split(self.records, test_fraction=self.data.test_fraction, seed=self.seed)
             asked = f"data.split=ratio data.test_fraction={self.data.test_fraction} seed={self.seed}"
         check_usable(split, asked)
+        if self.data.val_fraction == 0:
+            return split
+        split = with_validation(split, fraction=self.data.val_fraction, seed=self.seed)
+        check_usable(split, f"{asked} data.val_fraction={self.data.val_fraction:g}")
         return split
 
     def _check_last_batch(self) -> None:

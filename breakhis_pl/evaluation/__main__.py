@@ -3,15 +3,17 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from breakhis_pl.data.breakhis import Subset
-from breakhis_pl.errors import BreakHisError, PredictionsError, listed
-from breakhis_pl.evaluation.intervals import N_DRAWS, PairedDifference, align, holm, mcnemar, paired_differences
+from breakhis_pl.errors import BreakHisError
+from breakhis_pl.evaluation.conclusions import conclusions, p_value_text, signed
+from breakhis_pl.evaluation.intervals import N_DRAWS
 from breakhis_pl.evaluation.metrics import classification_report, evaluate, write_metrics
-from breakhis_pl.evaluation.predictions import Predictions, read_predictions
+from breakhis_pl.evaluation.paired import METRICS, PairedComparison, compare_runs, distinct_names
+from breakhis_pl.evaluation.predictions import read_predictions
 from breakhis_pl.evaluation.siblings import siblings_from_split
 
 _SHOWN = (
@@ -30,7 +32,6 @@ _SHOWN = (
     "sensitivity",
     "specificity",
 )
-_COMPARED = ("accuracy", "weighted_f1", "balanced_accuracy", "auroc")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate_all(options: argparse.Namespace) -> None:
-    labels = _labels(options.tables)
+    labels = distinct_names(options.tables)
     tables = {label: read_predictions(path) for label, path in zip(labels, options.tables, strict=True)}
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -80,21 +81,7 @@ def _evaluate_all(options: argparse.Namespace) -> None:
         write_metrics(out, metrics)
         print(f"{path}\n\n{classification_report(metrics)}\n\n{_estimates(metrics)}\n\nwritten to {out}\n")
     if len(tables) > 1 and not options.no_intervals:
-        print(_comparison(tables, seed=options.seed, n_draws=options.draws))
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """The last parts of each path that tell the paths apart, joined by "_"."""
-    resolved = [path.resolve() for path in paths]
-    twice = [str(path) for path, full in zip(paths, resolved, strict=True) if resolved.count(full) > 1]
-    if twice:
-        raise PredictionsError(f"{listed(dict.fromkeys(twice))} is given more than once; name every table once")
-    deepest = max(len(path.parts) for path in resolved)
-    for n_parts in range(1, deepest):
-        labels = ["_".join(path.with_suffix("").parts[-n_parts:]) for path in resolved]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [f"{label}_{i}" for i, label in enumerate(labels, start=1)]
+        print(_comparison_text(compare_runs(list(tables.items()), seed=options.seed, n_draws=options.draws)))
 
 
 def _out_path(path: Path, label: str, paths: Sequence[Path], out: Path | None) -> Path:
@@ -121,7 +108,7 @@ def _estimates(metrics: dict[str, Any]) -> str:
     rest = metrics.get("without_siblings")
     if rest is not None:
         lines += ["", f"without the images of cases that train holds as well: {rest['n_images']} images"]
-        lines += [f"{name:<25} {_estimate(rest[name])}" for name in _COMPARED]
+        lines += [f"{name:<25} {_estimate(rest[name])}" for name in METRICS]
     return "\n".join(lines)
 
 
@@ -133,29 +120,32 @@ def _estimate(estimate: dict[str, Any]) -> str:
     return f"{estimate['value']:.3f}{interval}"
 
 
-def _comparison(tables: dict[str, Predictions], *, seed: int, n_draws: int) -> str:
-    pairs = list(combinations(tables, 2))
-    try:
-        differences = [
-            paired_differences(tables[a], tables[b], metrics=_COMPARED, seed=seed, n_draws=n_draws) for a, b in pairs
-        ]
-    except PredictionsError as error:
-        return f"no paired comparison: {error}"
-    lines = ["paired differences; in brackets 95 % intervals over cases; p: two-sided, by Holm's method over the pairs"]
-    adjusted = [holm([_p_value(of_pair[k]) for of_pair in differences]) for k in range(len(_COMPARED))]
-    for i, (a, b) in enumerate(pairs):
-        lines += ["", f"{a} - {b}"]
-        for difference, p_values in zip(differences[i], adjusted, strict=True):
-            limits = difference.ci95
-            interval = "no interval" if limits is None else f"[{limits[0]:+.3f}, {limits[1]:+.3f}]  p {p_values[i]:.3f}"
-            lines.append(f"{difference.metric:<25} {difference.difference:+.3f}  {interval}")
-        p_of_images = mcnemar(tables[a].correct, align(tables[b], tables[a]).correct)
-        lines.append(f"{'McNemar':<25} p {p_of_images:.3g} (exact; takes images as independent, not adjusted)")
-    return "\n".join(lines)
+def _comparison_text(comparisons: Sequence[PairedComparison]) -> str:
+    """Every pair with its differences, then a sentence for each; pairs that are not compared have the sentence only."""
+    lines = [
+        "paired differences, first minus second; in brackets 95 % intervals over cases;",
+        "p two-sided, then corrected by Holm's method for the number of pairs",
+    ]
+    for (first, second), of_pair in groupby(comparisons, key=lambda each: (each.first, each.second)):
+        rows = list(of_pair)
+        p_of_images = rows[0].mcnemar_p
+        if p_of_images is None:
+            continue
+        lines += ["", f"{first} - {second}: {rows[0].n_images} images, {rows[0].n_cases} cases"]
+        lines += [f"{each.metric:<25} {_difference(each)}" for each in rows]
+        p_text = p_value_text(p_of_images)
+        lines.append(f"{'McNemar':<25} p {p_text} (exact; takes images as independent, not corrected)")
+    return "\n".join([*lines, "", *conclusions(comparisons)])
 
 
-def _p_value(difference: PairedDifference) -> float:
-    return 1.0 if difference.p_value is None else difference.p_value
+def _difference(comparison: PairedComparison) -> str:
+    if comparison.difference is None:
+        return comparison.reason or "not defined"
+    text = signed(comparison.difference)
+    if comparison.ci95 is None or comparison.p is None or comparison.p_holm is None:
+        return f"{text}  {comparison.reason}"
+    low, high = map(signed, comparison.ci95)
+    return f"{text}  [{low}, {high}]  p {p_value_text(comparison.p)}, {p_value_text(comparison.p_holm)}"
 
 
 if __name__ == "__main__":

@@ -1,17 +1,26 @@
-"""Runs of a sweep side by side: comparison.csv with all digits, comparison.md to read.
+"""Runs side by side: comparison.csv with all digits, comparison.md and comparison.html to read, forest.png.
 
-Both are written from the files of the run folders alone, as often as one likes: after every run of a sweep, or months
+All are written from the files of the run folders alone, as often as one likes: after every run of a sweep, or months
 later.
 """
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from breakhis_pl.errors import RunFolderError
-from breakhis_pl.evaluation.comparison_tables import comparison_markdown
+from breakhis_pl.evaluation.comparison_markdown import comparison_markdown
+from breakhis_pl.evaluation.comparison_page import comparison_html, picture_of_png
+from breakhis_pl.evaluation.comparison_tables import comparison_page, warning_of
+from breakhis_pl.evaluation.difference_tables import difference_figure, difference_figure_text
+from breakhis_pl.evaluation.figures import figure_png
+from breakhis_pl.evaluation.pages import Picture
+from breakhis_pl.evaluation.paired import PairedComparison, compare_runs, distinct_names
 from breakhis_pl.evaluation.run_summary import METRIC_KEYS, RunSummary, is_run_folder, summarize_run
-from breakhis_pl.files import write_text
+from breakhis_pl.files import write_text, written_aside
+
+FOREST = "forest.png"
 
 COLUMNS = (
     "run",
@@ -41,41 +50,55 @@ def collect_runs(folder: Path) -> list[RunSummary]:
     Raises:
         RunFolderError: If the folder does not exist or holds no run.
     """
-    if not folder.is_dir():
-        raise RunFolderError(
-            f"{folder} is no folder; expected the folder of a sweep, such as outputs/sweeps/<date>/<time>"
-        )
-    runs = [summarize_run(entry) for entry in sorted(folder.iterdir()) if entry.is_dir() and is_run_folder(entry)]
-    if runs:
-        return runs
-    if is_run_folder(folder):
-        raise RunFolderError(f"{folder} is the folder of one run; a comparison needs the folder above it")
-    raise RunFolderError(
-        f"no run in {folder}; expected the folder of a sweep, with one folder per run that holds run.json"
-    )
+    return [summarize_run(run) for run in _run_folders(folder)]
 
 
-def write_comparison(folder: Path) -> Path:
-    """Write comparison.csv and comparison.md into the folder of a sweep; older ones are replaced.
+def summarize_runs(folders: Sequence[Path]) -> list[RunSummary]:
+    """The runs in these folders, in their order, each named by what tells its path from the others'.
 
     Args:
-        folder: Folder of a sweep.
+        folders: Folders of runs, or of sweeps, which stand for their runs.
+
+    Raises:
+        RunFolderError: If there is none, or one does not exist or holds no run.
+        PredictionsError: If one is given twice.
+    """
+    if not folders:
+        raise RunFolderError("no run is named; expected folders of runs, such as runs=[outputs/a,outputs/b]")
+    runs = [run for folder in folders for run in ([folder] if is_run_folder(folder) else _run_folders(folder))]
+    return [summarize_run(run, name=name) for run, name in zip(runs, distinct_names(runs), strict=True)]
+
+
+def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> Path:
+    """Write comparison.csv, comparison.md, comparison.html and forest.png into a folder; older ones are replaced.
+
+    forest.png is there only where two runs have results on the same images.
+
+    Args:
+        folder: Folder of a sweep; with `runs` any folder, made if need be.
+        runs: Folders of the runs to compare; by default those of the sweep.
 
     Returns:
         Path of comparison.md.
 
     Raises:
-        RunFolderError: If the folder does not exist or holds no run.
+        RunFolderError: If a folder of a sweep or of a run does not exist or holds no run.
+        PredictionsError: If a run is given twice.
     """
-    runs = collect_runs(folder)
+    summaries = collect_runs(folder) if runs is None else summarize_runs(runs)
+    comparisons = compare_runs(summaries)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = comparison_page(summaries, comparisons, _write_forest(folder / FOREST, summaries, comparisons))
     # names of folders need not be text
-    write_text(folder / "comparison.csv", comparison_csv(runs), errors="replace")
+    write_text(folder / "comparison.csv", comparison_csv(summaries), errors="replace")
+    html = comparison_html(content, title="/".join(folder.resolve().parts[-2:]))
+    write_text(folder / "comparison.html", html, errors="replace")
     page = folder / "comparison.md"
-    write_text(page, comparison_markdown(runs), errors="replace")
+    write_text(page, comparison_markdown(content, picture=FOREST), errors="replace")
     return page
 
 
-def comparison_csv(runs: list[RunSummary]) -> str:
+def comparison_csv(runs: Sequence[RunSummary]) -> str:
     """One row per run, numbers with all their digits, empty where a run has none."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
@@ -101,3 +124,29 @@ def _row(run: RunSummary) -> dict[str, object]:
         "seconds_total": run.seconds_total,
         "images_per_second": run.images_per_second,
     }
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise RunFolderError(
+            f"{folder} is no folder; expected that of a sweep, such as outputs/sweeps/<date>/<time>, or of a run"
+        )
+    runs = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and is_run_folder(entry)]
+    if runs:
+        return runs
+    if is_run_folder(folder):
+        raise RunFolderError(f"{folder} is the folder of one run; a comparison needs the folder above it")
+    raise RunFolderError(
+        f"no run in {folder}; expected the folder of a sweep, with one folder per run that holds run.json"
+    )
+
+
+def _write_forest(path: Path, runs: Sequence[RunSummary], comparisons: Sequence[PairedComparison]) -> Picture | None:
+    figure = difference_figure(comparisons, note=warning_of(runs))
+    if figure is None:
+        path.unlink(missing_ok=True)
+        return None
+    png = figure_png(figure)
+    with written_aside(path) as aside:
+        aside.write_bytes(png)
+    return picture_of_png(png, figure, alt=difference_figure_text(comparisons))

@@ -1,70 +1,59 @@
-"""The Markdown page that compares the runs of a sweep, as text."""
+"""The parts of a comparison that describe runs one by one: data, results, classes, overtraining, failures."""
 
 import json
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import listed
-from breakhis_pl.evaluation import confusion
+from breakhis_pl.evaluation.conclusions import metric_name
+from breakhis_pl.evaluation.difference_tables import difference_section, report_section
+from breakhis_pl.evaluation.pages import Picture, Table
+from breakhis_pl.evaluation.paired import METRICS, PairedComparison
 from breakhis_pl.evaluation.published import REPORT_RESULTS
 from breakhis_pl.evaluation.run_summary import Estimate, RunSummary
+from breakhis_pl.evaluation.sections import ComparisonPage, Section, Warnings, columns, number_cell
 
-MAIN_METRICS = ("accuracy", "balanced_accuracy", "weighted_f1", "auroc", "mcc", "patient_recognition_rate")
-REPORT_METRICS = ("accuracy", "weighted_f1", "f1_benign", "f1_malignant")
+MAIN_METRICS = (*METRICS, "balanced_accuracy", "mcc")
 CLASS_METRICS = tuple(f"{metric}_{name}" for name in CLASS_NAMES for metric in ("precision", "recall", "f1"))
-HEADINGS = {
-    "auroc": "AUROC",
-    "mcc": "MCC",
-    "weighted_f1": "weighted F1",
-    **{f"f1_{name}": f"F1 {name}" for name in CLASS_NAMES},
-}
-REPORT_SPLIT = ("official", 2, (200,))
-"""Split, fold and magnification of the report."""
 
-N_REPORT_TEST_IMAGES = 597
 LONGEST_REASON = 300
 """Characters of an error that a table row shows; the run folder has the rest."""
 
-ABSENT = "-"
 
-
-def comparison_markdown(runs: Sequence[RunSummary]) -> str:
-    """The page that compares runs, with a section only where there is something to say.
+def comparison_page(
+    runs: Sequence[RunSummary], comparisons: Sequence[PairedComparison], picture: Picture | None
+) -> ComparisonPage:
+    """All that is said of several runs, with a section only where there is something to say.
 
     Args:
-        runs: Runs of a sweep, at least one.
+        runs: At least one.
+        comparisons: What `paired.compare_runs` returns for them.
+        picture: Of their differences.
     """
     with_result = [run for run in runs if run.metrics]
-    sections = [
-        ["# Comparison", "", *_data_lines(runs)],
-        _result_section(with_result),
-        _class_section(with_result),
-        _overtraining_section(with_result),
-        _report_section(with_result),
-        _failure_section(runs),
-    ]
-    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+    return ComparisonPage(
+        lead=_data_sentences(runs),
+        warnings=_warnings(runs),
+        sections=[
+            *_result_section(with_result),
+            *difference_section(comparisons, picture),
+            *report_section(with_result),
+            *_class_section(with_result),
+            *_overtraining_section(with_result),
+            *_failure_section(runs),
+        ],
+    )
 
 
-def escaped(text: object) -> str:
-    r"""Text from a name, a file or an error, for a cell of a Markdown table: one line, nothing in it is markup.
-
-    Example:
-        >>> escaped("a|b`c\nd")
-        'a\\|b\\`c d'
-    """
-    one_line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(text))).strip()
-    one_line = re.sub(r"([\\|`*\[\]~])|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])", r"\\\g<0>", one_line)
-    return one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def warning_of(runs: Sequence[RunSummary]) -> str | None:
+    """The warning that a figure of these runs must carry; None where there is none."""
+    return next((heading for heading, _ in _warnings(runs)), None)
 
 
-def _data_lines(runs: Sequence[RunSummary]) -> list[str]:
-    """What was trained and tested on, a sentence per kind of data, and what to beware of."""
+def _data_sentences(runs: Sequence[RunSummary]) -> list[str]:
+    """What was trained and tested on, a sentence per kind of data."""
     kinds: dict[tuple[bool | None, tuple[int, ...], str | None], list[RunSummary]] = defaultdict(list)
     for run in runs:
         if run.split is not None or run.is_synthetic is not None:
@@ -72,18 +61,20 @@ def _data_lines(runs: Sequence[RunSummary]) -> list[str]:
     lines = [_data_sentence(group) for group in kinds.values()] or ["No run says what data it was given."]
     n_with_result = sum(bool(run.metrics) for run in runs)
     lines.append(f"{n_with_result} of {len(runs)} run{'' if len(runs) == 1 else 's'} with a result.")
+    if len({run.split_checksum for run in runs if run.metrics and run.split_checksum is not None}) > 1:
+        lines.append("The runs have different train and test images (fold, seed or data differ).")
+    return lines
+
+
+def _warnings(runs: Sequence[RunSummary]) -> Warnings:
+    warnings = []
     if any(run.is_synthetic for run in runs):
-        lines += ["", "**Warning: synthetic images, no tissue. These numbers say nothing about pathology.**"]
+        warnings.append(("Synthetic images, no tissue.", "These numbers say nothing about pathology."))
     incomplete = [run.name for run in runs if run.is_complete is False and not run.is_synthetic]
     if incomplete:
-        lines += [
-            "",
-            "**Warning: the archive was incomplete; images are missing, and results are not comparable with "
-            f"published ones** ({escaped(listed(incomplete))}).",
-        ]
-    if len({run.split_checksum for run in runs if run.metrics and run.split_checksum is not None}) > 1:
-        lines += ["", "The runs have different train and test images (fold, seed or data differ)."]
-    return lines
+        missing = "Images are missing; results are not comparable with published ones"
+        warnings.append(("Incomplete archive.", f"{missing} ({listed(incomplete)})."))
+    return warnings
 
 
 def _data_sentence(runs: Sequence[RunSummary]) -> str:
@@ -113,52 +104,46 @@ def _range(counts: Iterable[int | None]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _result_section(runs: Sequence[RunSummary]) -> list[str]:
+def _result_section(runs: Sequence[RunSummary]) -> list[Section]:
     if not runs:
         return []
-    lead = ["run", "model", "fold", "seed", "test images"]
-    rows = [
-        [*_identity(run), _count(run.n_test_images), *(_estimate(run, name) for name in MAIN_METRICS)] for run in runs
+    heads = columns(["run", "model"], [*map(metric_name, MAIN_METRICS), "test images", "fold", "seed"])
+    rows: list[list[str | Estimate | None]] = [
+        [run.name, run.model, *(run.metrics.get(name) for name in MAIN_METRICS), *_counts(run)] for run in runs
     ]
     rows += [
-        [
-            _group_name(group),
-            escaped(group[0].model),
-            "",
-            "",
-            "",
-            *(_mean_and_deviation(group, m) for m in MAIN_METRICS),
-        ]
+        [_group_name(group), group[0].model, *(_mean_and_deviation(group, m) for m in MAIN_METRICS), "", "", ""]
         for group in _repetitions(runs)
     ]
-    lines = ["## Results on the test images", "", *_table([*lead, *map(_heading, MAIN_METRICS)], rows)]
+    notes = []
     if any(estimate.interval for run in runs for estimate in run.metrics.values()):
-        lines += ["", "In parentheses: 95 % interval, cases resampled."]
+        notes.append("In parentheses: 95 % interval, cases resampled.")
     if _repetitions(runs):
-        lines += [
-            "",
-            "±: standard deviation over runs that differ in fold or seed alone. Test sets of the authors' folds "
-            "overlap: it is no standard error.",
-        ]
-    return lines
+        notes.append(
+            "\N{PLUS-MINUS SIGN}: standard deviation over runs that differ in fold or seed alone. Test sets of the "
+            "authors' folds overlap: it is no standard error."
+        )
+    table = Table("Each run with its intervals", heads, rows)
+    return [Section("results", "Results on the test images", tables=[table], notes=notes)]
 
 
-def _class_section(runs: Sequence[RunSummary]) -> list[str]:
+def _class_section(runs: Sequence[RunSummary]) -> list[Section]:
     if not runs:
         return []
-    rows = [[escaped(run.name), *(_estimate(run, name) for name in CLASS_METRICS)] for run in runs]
+    rows: list[list[str | Estimate | None]] = [
+        [run.name, *(run.metrics.get(name) for name in CLASS_METRICS)] for run in runs
+    ]
     rows += [
         [_group_name(group), *(_mean_and_deviation(group, m) for m in CLASS_METRICS)] for group in _repetitions(runs)
     ]
-    return ["## By class", "", *_table(["run", *map(_heading, CLASS_METRICS)], rows)]
+    heads = columns(["run"], [metric_name(metric) for metric in CLASS_METRICS])
+    return [Section("classes", "By class", tables=[Table("Precision, recall and F1 of each class", heads, rows)])]
 
 
-def _overtraining_section(runs: Sequence[RunSummary]) -> list[str]:
+def _overtraining_section(runs: Sequence[RunSummary]) -> list[Section]:
     if not runs:
         return []
-    headings = [
-        "run",
-        "model",
+    headings = (
         "parameters",
         "train accuracy",
         "test accuracy",
@@ -166,30 +151,27 @@ def _overtraining_section(runs: Sequence[RunSummary]) -> list[str]:
         "seconds of training",
         "seconds in all",
         "images per second",
-    ]
+    )
     rows = [
         [
-            escaped(run.name),
-            escaped(run.model or ABSENT),
-            _count(run.n_parameters),
-            _number(run.train_accuracy, "{:.3f}"),
-            _number(run.test_accuracy, "{:.3f}"),
-            _number(run.train_minus_test_accuracy, "{:+.3f}"),
-            _number(run.seconds, "{:,.1f}"),
-            _number(run.seconds_total, "{:,.1f}"),
-            _number(run.images_per_second, "{:,.0f}"),
+            run.name,
+            run.model,
+            number_cell(run.n_parameters, "{:,}"),
+            number_cell(run.train_accuracy, "{:.3f}"),
+            number_cell(run.test_accuracy, "{:.3f}"),
+            number_cell(run.train_minus_test_accuracy, "{:+.3f}"),
+            number_cell(run.seconds, "{:,.1f}"),
+            number_cell(run.seconds_total, "{:,.1f}"),
+            number_cell(run.images_per_second, "{:,.0f}"),
         ]
         for run in runs
     ]
-    return [
-        "## Size, overtraining, time",
-        "",
-        *_table(headings, rows),
-        "",
-        "Accuracy of the last epoch; that of train is measured while training, on augmented images.",
-        "",
+    table = Table("Accuracy of the last epoch, and what it cost", columns(["run", "model"], headings), rows)
+    notes = [
+        "Accuracy of train is measured while training, on augmented images.",
         _overtraining_sentence(runs),
     ]
+    return [Section("overtraining", "Size, overtraining, time", tables=[table], notes=notes)]
 
 
 def _overtraining_sentence(runs: Sequence[RunSummary]) -> str:
@@ -211,52 +193,16 @@ def _overtraining_sentence(runs: Sequence[RunSummary]) -> str:
     return f"{claim}; here, train minus test accuracy is {values}: {verdict}."
 
 
-def _report_section(runs: Sequence[RunSummary]) -> list[str]:
-    """The report's results beside those of runs on its split."""
-    comparable = [
-        run for run in runs if (run.split, run.fold, run.magnification) == REPORT_SPLIT and run.is_synthetic is False
-    ]
-    if not comparable:
-        return []
-    rows = []
-    for model, result in REPORT_RESULTS.items():
-        rows.append([f"{result.network}, the report", *_report_cells(result.confusion_matrix)])
-        rows += [
-            [escaped(run.name), *(_estimate(run, name) for name in REPORT_METRICS), _matrix(run.confusion_matrix)]
-            for run in comparable
-            if run.model == model
-        ]
-    lines = [
-        "## Beside the report",
-        "",
-        *_table(["", *map(_heading, REPORT_METRICS), "confusion matrix"], rows),
-        "",
-        "Rows of a matrix are the truth. The report's figures follow from its confusion matrices. With 28 test "
-        "patients, differences below five points mean nothing without a paired test.",
-    ]
-    others = [
-        run for run in comparable if run.is_complete is False or run.n_test_images not in (None, N_REPORT_TEST_IMAGES)
-    ]
-    if others:
-        names = escaped(listed(f"{run.name}: {_count(run.n_test_images)}" for run in others))
-        lines += ["", f"**The test images are not the report's {N_REPORT_TEST_IMAGES}** ({names})."]
-    return lines
-
-
-def _report_cells(matrix: Sequence[Sequence[int]]) -> list[str]:
-    counts = np.array(matrix)
-    f1 = confusion.f1(counts)
-    values = (confusion.accuracy(counts), confusion.weighted(f1, counts), *f1)
-    return [*(f"{float(value):.3f}" for value in values), _matrix(matrix)]
-
-
-def _failure_section(runs: Sequence[RunSummary]) -> list[str]:
+def _failure_section(runs: Sequence[RunSummary]) -> list[Section]:
     rows = [
-        [escaped(run.name), escaped(run.status), escaped(run.model or ABSENT), escaped(_reason(run))]
+        [run.name, run.status, run.model, _reason(run)]
         for run in runs
         if run.status != "finished" or not run.metrics or run.error is not None
     ]
-    return ["## Runs without a full result", "", *_table(["run", "status", "model", "reason"], rows)] if rows else []
+    if not rows:
+        return []
+    table = Table("Why a run has no result, or not all of it", columns(["run", "status", "model", "reason"], []), rows)
+    return [Section("failures", "Runs without a full result", tables=[table])]
 
 
 def _reason(run: RunSummary) -> str:
@@ -286,53 +232,17 @@ def _repeated_configuration(run: RunSummary) -> str:
 
 
 def _group_name(group: Sequence[RunSummary]) -> str:
-    return escaped(f"mean ± sd, n = {len(group)}: {listed(run.name for run in group)}")
+    return f"mean \N{PLUS-MINUS SIGN} sd, n = {len(group)}: {listed(run.name for run in group)}"
 
 
-def _mean_and_deviation(group: Sequence[RunSummary], metric: str) -> str:
+def _mean_and_deviation(group: Sequence[RunSummary], metric: str) -> str | None:
     """Mean and sample standard deviation as text, with n where not every run has the metric."""
     values = [run.metrics[metric].value for run in group if metric in run.metrics]
     if len(values) < 2:
-        return ABSENT
-    text = f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+        return None
+    text = f"{statistics.fmean(values):.3f} \N{PLUS-MINUS SIGN} {statistics.stdev(values):.3f}"
     return text if len(values) == len(group) else f"{text} (n = {len(values)})"
 
 
-def _identity(run: RunSummary) -> list[str]:
-    return [escaped(run.name), escaped(run.model or ABSENT), _number(run.fold, "{}"), _number(run.seed, "{}")]
-
-
-def _estimate(run: RunSummary, metric: str) -> str:
-    match run.metrics.get(metric):
-        case None:
-            return ABSENT
-        case Estimate(value, None):
-            return f"{value:.3f}"
-        case Estimate(value, (low, high)):
-            return f"{value:.3f} ({low:.2f} to {high:.2f})"
-        case other:
-            raise TypeError(f"metric {metric} of {run.name} is {other!r}; expected an Estimate")
-
-
-def _heading(metric: str) -> str:
-    return HEADINGS.get(metric, metric.replace("_", " "))
-
-
-def _count(value: int | None) -> str:
-    return ABSENT if value is None else f"{value:,}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return ABSENT if value is None else form.format(value)
-
-
-def _matrix(matrix: Sequence[Sequence[int]] | None) -> str:
-    return ABSENT if matrix is None else "; ".join(", ".join(str(count) for count in row) for row in matrix)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [_line(headings), _line(["---"] * len(headings)), *(_line(row) for row in rows)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _counts(run: RunSummary) -> list[str | None]:
+    return [number_cell(run.n_test_images, "{:,}"), number_cell(run.fold, "{}"), number_cell(run.seed, "{}")]

@@ -1,8 +1,6 @@
 """What a run folder says about its run, read from its files alone."""
 
 import csv
-import json
-import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +9,17 @@ from types import MappingProxyType
 from typing import Any
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.errors import listed
+from breakhis_pl.errors import PredictionsError, listed
+from breakhis_pl.evaluation.json_values import (
+    DamagedFileError,
+    count_at,
+    flag_at,
+    json_object,
+    number_at,
+    text_at,
+    value_at,
+)
+from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 
 METRIC_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -53,7 +61,7 @@ class RunSummary:
     """A run of a sweep; None where its folder does not say.
 
     Attributes:
-        name: Name of the folder.
+        name: Name of the folder, or what tells it from others.
         status: "running", "finished" or "failed" as in run.json; "refused" where a run ended before it began;
             "unreadable" where run.json is damaged.
         error: Why there is no result, or which file is damaged; may have several lines.
@@ -69,6 +77,7 @@ class RunSummary:
         n_train_images: Number of train images.
         n_test_images: Number of test images.
         metrics: By the names of `METRIC_KEYS`; those that are not defined are absent.
+        predictions: Of the test images, one row per image; None without a usable test/predictions.csv.
         confusion_matrix: Of the test images; rows are the truth.
         n_parameters: Number of parameters of the network.
         train_accuracy: Of the last epoch, in [0, 1].
@@ -93,6 +102,7 @@ class RunSummary:
     n_train_images: int | None = None
     n_test_images: int | None = None
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
+    predictions: Predictions | None = field(default=None, repr=False, compare=False)
     confusion_matrix: tuple[tuple[int, ...], ...] | None = None
     n_parameters: int | None = None
     train_accuracy: float | None = None
@@ -114,30 +124,32 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / "run.json").is_file() or (folder / ".hydra").is_dir()
 
 
-def summarize_run(folder: Path) -> RunSummary:
-    """What the files of a run folder say; a damaged file is named in `error`, the rest is read."""
+def summarize_run(folder: Path, *, name: str | None = None) -> RunSummary:
+    """What the files of a run folder say; a damaged file is named in `error`, the rest is read.
+
+    Args:
+        folder: Of the run.
+        name: What to call it; by default the folder's name.
+    """
+    name = folder.name if name is None else name
     if not (folder / "run.json").is_file():
-        return RunSummary(name=folder.name, status="refused", error=_refusal(folder))
+        return RunSummary(name=name, status="refused", error=_refusal(folder))
     try:
-        facts = _run_facts(_json_object(folder / "run.json"))
-    except _DamagedFileError as damage:
-        return RunSummary(name=folder.name, status="unreadable", error=f"run.json is damaged: {damage}")
+        facts = _run_facts(json_object(folder / "run.json"))
+    except DamagedFileError as damage:
+        return RunSummary(name=name, status="unreadable", error=f"run.json is damaged: {damage}")
     faults = [facts.pop("error")] if facts.get("error") else []
-    for file_name, read in (("test/metrics.json", _metric_facts), ("history.csv", _history_facts)):
+    for file_name, read in _READERS:
         path = folder / file_name
         try:
             facts |= read(path) if path.is_file() else {}
-        except _DamagedFileError as damage:
+        except DamagedFileError as damage:
             faults.append(f"{file_name} is damaged: {damage}")
-    return RunSummary(name=folder.name, **{**facts, "error": "\n".join(faults) or None})
+    return RunSummary(name=name, **{**facts, "error": "\n".join(faults) or None})
 
 
 _LOG_MARK = "[ERROR] - "
 """Before the text of an error in Hydra's log."""
-
-
-class _DamagedFileError(ValueError):
-    """A file of a run does not hold what it should."""
 
 
 def _refusal(folder: Path) -> str:
@@ -150,45 +162,52 @@ def _refusal(folder: Path) -> str:
 
 
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    config = _at(run, "config")
-    status = _text(run, "status")
+    config = value_at(run, "config")
+    status = text_at(run, "status")
     if status not in STATUSES:
-        raise _DamagedFileError(f"status is {status!r}; expected one of {listed(STATUSES)}")
-    split = _text(run, "config", "data", "split")
+        raise DamagedFileError(f"status is {status!r}; expected one of {listed(STATUSES)}")
+    split = text_at(run, "config", "data", "split")
     return {
         "status": status,
-        "error": _text(run, "error"),
+        "error": text_at(run, "error"),
         "config": config if isinstance(config, Mapping) else {},
-        "model": _text(run, "config", "model", "backbone") or _text(run, "model", "backbone"),
-        "seed": _count(run, "config", "seed"),
+        "model": text_at(run, "config", "model", "backbone") or text_at(run, "model", "backbone"),
+        "seed": count_at(run, "config", "seed"),
         "split": split,
-        "fold": _count(run, "config", "data", "fold") if split == "official" else None,
-        "magnification": _magnification(_at(run, "config", "data", "magnification")),
-        "is_synthetic": _flag(run, "data", "synthetic"),
-        "is_complete": _flag(run, "data", "complete"),
-        "split_checksum": _text(run, "data", "split_checksum"),
+        "fold": count_at(run, "config", "data", "fold") if split == "official" else None,
+        "magnification": _magnification(value_at(run, "config", "data", "magnification")),
+        "is_synthetic": flag_at(run, "data", "synthetic"),
+        "is_complete": flag_at(run, "data", "complete"),
+        "split_checksum": text_at(run, "data", "split_checksum"),
         "n_train_images": _sum_of_classes(run, "data", "n_images", "train"),
         "n_test_images": _sum_of_classes(run, "data", "n_images", "test"),
-        "n_parameters": _count(run, "model", "n_parameters"),
-        "seconds": _number(run, "seconds", "training"),
-        "seconds_total": _number(run, "seconds", "total"),
+        "n_parameters": count_at(run, "model", "n_parameters"),
+        "seconds": number_at(run, "seconds", "training"),
+        "seconds_total": number_at(run, "seconds", "total"),
     }
 
 
 def _metric_facts(path: Path) -> dict[str, Any]:
-    document = _json_object(path)
+    document = json_object(path)
     estimates = {name: _estimate(document, *keys) for name, keys in METRIC_KEYS.items()}
     facts: dict[str, Any] = {"metrics": {name: found for name, found in estimates.items() if found is not None}}
-    n_images = _count(document, "n_images")
+    n_images = count_at(document, "n_images")
     if n_images is not None:
         facts["n_test_images"] = n_images
-    matrix = _at(document, "confusion_matrix")
+    matrix = value_at(document, "confusion_matrix")
     if matrix is not None:
         try:
             facts["confusion_matrix"] = tuple(tuple(int(count) for count in row) for row in matrix)
         except (TypeError, ValueError):
-            raise _DamagedFileError(f"confusion_matrix is {matrix!r}; expected rows of counts") from None
+            raise DamagedFileError(f"confusion_matrix is {matrix!r}; expected rows of counts") from None
     return facts
+
+
+def _prediction_facts(path: Path) -> dict[str, Any]:
+    try:
+        return {"predictions": read_predictions(path)}
+    except PredictionsError as error:
+        raise DamagedFileError(str(error).replace(str(path), path.name)) from error
 
 
 def _history_facts(path: Path) -> dict[str, Any]:
@@ -196,86 +215,47 @@ def _history_facts(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8", newline="") as file:
             table = list(csv.DictReader(file))
         if any(None in row or None in row.values() for row in table):
-            raise _DamagedFileError("a row has more or fewer values than there are columns")
+            raise DamagedFileError("a row has more or fewer values than there are columns")
         rows = [{name: float(text) if text else None for name, text in row.items()} for row in table]
     except (OSError, ValueError, csv.Error) as error:
-        raise _DamagedFileError(str(error)) from error
+        raise DamagedFileError(str(error)) from error
     if not rows:
         return {}
-    speeds = [speed for row in rows if (speed := _number(row, "images_per_second")) is not None and speed > 0]
+    speeds = [speed for row in rows if (speed := number_at(row, "images_per_second")) is not None and speed > 0]
     return {
-        "train_accuracy": _number(rows[-1], "train_accuracy"),
-        "test_accuracy": _number(rows[-1], "test_accuracy"),
+        "train_accuracy": number_at(rows[-1], "train_accuracy"),
+        "test_accuracy": number_at(rows[-1], "test_accuracy"),
         # every epoch has the same images, so all images over all time is the harmonic mean
         "images_per_second": statistics.harmonic_mean(speeds) if speeds else None,
     }
 
 
-def _json_object(path: Path) -> Mapping[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _DamagedFileError(str(error)) from error
-    if not isinstance(document, dict):
-        raise _DamagedFileError(f"it holds a {type(document).__name__}; expected an object")
-    return document
-
-
-def _at(document: Mapping[str, Any], *keys: str) -> Any:
-    """Value at a path of keys, None where the path ends early."""
-    value: Any = document
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _number(document: Mapping[str, Any], *keys: str) -> float | None:
-    value = _at(document, *keys)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _DamagedFileError(f"{'.'.join(keys)} is {value!r}; expected a number")
-    return float(value) if math.isfinite(value) else None
-
-
-def _count(document: Mapping[str, Any], *keys: str) -> int | None:
-    number = _number(document, *keys)
-    return None if number is None else int(number)
-
-
-def _text(document: Mapping[str, Any], *keys: str) -> str | None:
-    value = _at(document, *keys)
-    if value is not None and not isinstance(value, str):
-        raise _DamagedFileError(f"{'.'.join(keys)} is {value!r}; expected a text")
-    return value
-
-
-def _flag(document: Mapping[str, Any], *keys: str) -> bool | None:
-    value = _at(document, *keys)
-    if value is not None and not isinstance(value, bool):
-        raise _DamagedFileError(f"{'.'.join(keys)} is {value!r}; expected true or false")
-    return value
+_READERS = (
+    ("test/metrics.json", _metric_facts),
+    ("test/predictions.csv", _prediction_facts),
+    ("history.csv", _history_facts),
+)
 
 
 def _magnification(value: object) -> tuple[int, ...]:
     found = tuple(value) if isinstance(value, list) else () if value is None else (value,)
     if not all(isinstance(part, int) and not isinstance(part, bool) for part in found):
-        raise _DamagedFileError(f"config.data.magnification is {value!r}; expected numbers")
+        raise DamagedFileError(f"config.data.magnification is {value!r}; expected numbers")
     return found
 
 
 def _sum_of_classes(document: Mapping[str, Any], *keys: str) -> int | None:
-    counts = _at(document, *keys)
+    counts = value_at(document, *keys)
     if not isinstance(counts, Mapping):
-        return _count(document, *keys)
-    return sum(_count(counts, class_name) or 0 for class_name in counts)
+        return count_at(document, *keys)
+    return sum(count_at(counts, class_name) or 0 for class_name in counts)
 
 
 def _estimate(document: Mapping[str, Any], *keys: str) -> Estimate | None:
-    if not isinstance(_at(document, *keys), Mapping):
-        value, interval = _number(document, *keys), None
+    if not isinstance(value_at(document, *keys), Mapping):
+        value, interval = number_at(document, *keys), None
     else:
-        value, interval = _number(document, *keys, "value"), _at(document, *keys, "ci95")
+        value, interval = number_at(document, *keys, "value"), value_at(document, *keys, "ci95")
     if value is None:
         return None
     match interval:
@@ -284,4 +264,4 @@ def _estimate(document: Mapping[str, Any], *keys: str) -> Estimate | None:
         case [int() | float() as low, int() | float() as high]:
             return Estimate(value, (float(low), float(high)))
         case _:
-            raise _DamagedFileError(f"{'.'.join(keys)}.ci95 is {interval!r}; expected two numbers or null")
+            raise DamagedFileError(f"{'.'.join(keys)}.ci95 is {interval!r}; expected two numbers or null")

@@ -25,6 +25,9 @@ from breakhis_pl.evaluation.figures import (
 CLASS_STYLES = (LineStyle(BLUE, "-", "o"), LineStyle(VERMILLION, "--", "s"))
 """By index of the class; a third class would need a third style."""
 
+FEW_IMAGES = 10
+"""Below it, one image moves the share of a bin by more than ten points."""
+
 
 @dataclass(frozen=True, slots=True)
 class Band:
@@ -139,6 +142,8 @@ def reliability_figure(
 ) -> Figure:
     """Share of malignant images over the predicted probability, and below it the number of images in each bin.
 
+    A line joins each point to where it would lie if it were calibrated; points of few images are hollow.
+
     Args:
         predicted: Mean predicted probability of malignant in each bin, NaN where it is empty; float, (n_bins,).
         observed: Share of malignant images in each bin, NaN where it is empty; float, (n_bins,).
@@ -158,11 +163,18 @@ def reliability_figure(
     figure = new_figure(width=5.2, height=5.5, title=title, note=note)
     axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 100], [0, 100], color=GRAY, linestyle=":", linewidth=1, label="perfect calibration")
-    known = n_images > 0
-    axes.plot(100 * x[known], 100 * y[known], color=BLUE, marker="o", linewidth=1.5, label=label, clip_on=False)
+    for is_shown, fill, text in (
+        (n_images >= FEW_IMAGES, BLUE, label),
+        ((n_images > 0) & (n_images < FEW_IMAGES), "white", f"fewer than {FEW_IMAGES} images"),
+    ):
+        if not is_shown.any():
+            continue
+        places, shares = 100 * x[is_shown], 100 * y[is_shown]
+        axes.vlines(places, places, shares, color=BLUE, linewidth=1)
+        axes.plot(places, shares, color=BLUE, marker="o", mfc=fill, linestyle="", label=text, clip_on=False, zorder=3)
     axes.set_ylabel("Malignant images (%)")
     _percent_limits(axes)
-    _legend(axes, "upper left")
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=9, frameon=False, columnspacing=1.2)
     bars = count_axes.bar(
         ends[:-1], n_images, width=np.diff(ends), align="edge", color="#bcd9ea", edgecolor=BLUE, linewidth=0.8
     )
@@ -231,7 +243,7 @@ def patient_figure(
     mean = 100 * shares.mean()
     axes.axvline(mean, color=BLACK, linestyle=":", linewidth=1, label=f"mean over patients {mean:.1f}%")
     size = min(9.0, 60 * row_height)
-    axes.set_yticks(rows, [patients[index] for index in order], size=size, parse_math=False)
+    axes.set_yticks(rows, [one_line(patients[index]) for index in order], size=size, parse_math=False)
     for row, index in enumerate(order):
         text = f"{int(correct[index])} of {int(counts[index])}"
         axes.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", size=size, color=GRAY)
@@ -309,6 +321,21 @@ def forest_figure(
     return figure
 
 
+def one_line(text: str, *, longest: int = 40) -> str:
+    r"""A text from outside as a figure can show it: printable, on one line, cut where it is too long.
+
+    Args:
+        text: A name, for example.
+        longest: Characters to keep.
+
+    Example:
+        >>> one_line("a\r\nb" + 100 * "c", longest=8)
+        'a bcccc…'
+    """
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 def _same_length(**arrays: npt.ArrayLike) -> list[FloatArray]:
     """The arrays as float64, (n,), n the same and not 0."""
     columns = {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
@@ -341,5 +368,5 @@ def _draw_band(axes: Axes, band: Band | None) -> None:
     axes.fill_between(100 * x, 100 * lower, 100 * upper, color=BLUE, alpha=0.18, linewidth=0, label=band.label)
 
 
-def _legend(axes: Axes, place: Literal["lower right", "lower left", "upper left"]) -> None:
+def _legend(axes: Axes, place: Literal["lower right", "lower left"]) -> None:
     axes.legend(loc=place, fontsize=9, framealpha=0.9)

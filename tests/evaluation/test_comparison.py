@@ -5,84 +5,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from PIL import Image
 
-from breakhis_pl.errors import RunFolderError
-from breakhis_pl.evaluation.comparison import COLUMNS, collect_runs, write_comparison
-from breakhis_pl.evaluation.comparison_tables import escaped
+from breakhis_pl.errors import PredictionsError, RunFolderError
+from breakhis_pl.evaluation.comparison import COLUMNS, collect_runs, summarize_runs, write_comparison
+from breakhis_pl.evaluation.comparison_markdown import escaped
+from breakhis_pl.evaluation.difference_tables import MOST_SENTENCES
+from breakhis_pl.evaluation.paired import MOST_RUNS_IN_ALL_PAIRS
 from breakhis_pl.evaluation.run_summary import Estimate
-
-HISTORY = """epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,images_per_second
-1,0.6,0.80,0.5,0.82,0.0005,100.0
-2,0.3,0.95,0.4,0.875,0.00045,300.0
-"""
-
-
-def run_document(model: str = "resnet18", *, seed: int = 0, fold: int = 2, **data: Any) -> dict[str, Any]:
-    return {
-        "status": "finished",
-        "error": None,
-        "seconds": {"total": 75.5, "training": 61.25},
-        "config": {
-            "model": {"backbone": model},
-            "data": {"fold": fold, "split": "official", "magnification": [200]},
-            "seed": seed,
-        },
-        "data": {
-            "synthetic": False,
-            "complete": True,
-            "description": "BreakHis",
-            "split_checksum": f"sha256:{fold}",
-            "n_images": {"train": {"benign": 455, "malignant": 961}, "test": {"benign": 168, "malignant": 429}},
-            **data,
-        },
-        "model": {"backbone": model, "n_parameters": 11_333_702},
-        "device": "cpu",
-        "precision": "32-true",
-    }
-
-
-def metrics_document(accuracy: float = 0.893, *, n_images: int = 597) -> dict[str, Any]:
-    return {
-        "subset": "test",
-        "n_images": n_images,
-        "confusion_matrix": [[119, 49], [25, 404]],
-        "per_class": {
-            "benign": {"precision": 0.826, "recall": {"value": 0.708, "ci95": None}, "f1": 0.763, "support": 168},
-            "malignant": {"precision": 0.892, "recall": 0.942, "f1": 0.916, "support": 429},
-        },
-        "accuracy": {"value": accuracy, "ci95": [0.82, 0.9614]},
-        "balanced_accuracy": 0.825,
-        "weighted_f1": {"value": 1 / 3, "ci95": None},
-        "auroc": {"value": None, "ci95": None},
-        "mcc": 0.68,
-        "patient_recognition_rate": {"value": 0.871, "ci95": [0.8, 0.94]},
-    }
-
-
-def write_run(
-    sweep: Path,
-    name: str,
-    run: dict[str, Any] | None = None,
-    metrics: dict[str, Any] | None = None,
-    history: str | None = HISTORY,
-) -> Path:
-    folder = sweep / name
-    (folder / "test").mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(run_document() if run is None else run), encoding="utf-8")
-    (folder / "test" / "metrics.json").write_text(
-        json.dumps(metrics_document() if metrics is None else metrics), encoding="utf-8"
-    )
-    if history is not None:
-        (folder / "history.csv").write_text(history, encoding="utf-8")
-    return folder
+from tests.evaluation.run_folders import HISTORY, metrics_document, run_document, table, write_run
 
 
 def csv_rows(sweep: Path) -> list[dict[str, str]]:
     with (sweep / "comparison.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
 def page_of(sweep: Path) -> str:
@@ -156,8 +98,8 @@ def test_page_shows_values_with_their_intervals(tmp_path: Path) -> None:
     page = page_of(tmp_path)
 
     assert table_line(page, "a ") == [
-        "a", "resnet18", "2", "0", "597",
-        "0.893 (0.82 to 0.96)", "0.825", "0.333", "-", "0.680", "0.871 (0.80 to 0.94)",
+        "a", "resnet18", "0.333", "0.893 (0.82 to 0.96)", "-", "0.871 (0.80 to 0.94)", "0.825", "0.680",
+        "597", "2", "0",
     ]  # fmt: skip
     assert "BreakHis at 200X, the authors' fold 2: 1,416 train and 597 test images." in page
     assert "Warning" not in page
@@ -293,9 +235,9 @@ def test_synthetic_images_are_warned_of_and_not_set_beside_the_report(tmp_path: 
 
     page = page_of(tmp_path)
 
-    assert "**Warning: synthetic images, no tissue." in page
+    assert "**Warning. Synthetic images, no tissue.** These numbers say nothing about pathology." in page
     assert "Synthetic images at 200X" in page
-    assert "Beside the report" not in page
+    assert "Beside published results" not in page
 
 
 def test_an_incomplete_archive_is_warned_of(tmp_path: Path) -> None:
@@ -303,8 +245,8 @@ def test_an_incomplete_archive_is_warned_of(tmp_path: Path) -> None:
 
     page = page_of(tmp_path)
 
-    assert "**Warning: the archive was incomplete" in page
-    assert "**The test images are not the report's 597** (a: 501)." in page
+    assert "**Warning. Incomplete archive.** Images are missing" in page
+    assert "The test images are not the report's 597 (a: 501): the comparison is indicative only." in page
 
 
 def test_runs_on_the_reports_split_stand_beside_its_results(tmp_path: Path) -> None:
@@ -312,12 +254,13 @@ def test_runs_on_the_reports_split_stand_beside_its_results(tmp_path: Path) -> N
 
     page = page_of(tmp_path)
 
-    section = page.split("## Beside the report")[1]
-    assert "| ResNet-18, the report | 0.876 | 0.873 | 0.763 | 0.916 | 119, 49; 25, 404 |" in section
-    assert "| Wide-ResNet-50, the report | 0.725 | 0.739 | 0.627 | 0.782 | 138, 30; 134, 295 |" in section
+    section = page.split("## Beside published results")[1]
+    assert "| ResNet-18, the report | 0.876 | 0.873 | 0.763 | 0.916 | 119, 49; 25, 404 | - |" in section
+    assert "| Wide-ResNet-50, the report | 0.725 | 0.739 | 0.627 | 0.782 | 138, 30; 134, 295 | - |" in section
     assert (
         section.index("| ResNet-18, the report") < section.index("| mine |") < section.index("| ResNeXt-50, the report")
     )
+    assert "Calderaro et al., Cognitive Computation 2024 | 0.908 | 0.910 | 0.956 | 0.905 |" in section
     assert "not the report's 597" not in page
 
 
@@ -327,7 +270,7 @@ def test_runs_on_another_split_do_not_stand_beside_the_report(tmp_path: Path, ke
     run["config"]["data"][key] = value
     write_run(tmp_path, "a", run)
 
-    assert "Beside the report" not in page_of(tmp_path)
+    assert "Beside published results" not in page_of(tmp_path)
 
 
 def test_a_ratio_split_has_no_fold(tmp_path: Path) -> None:
@@ -349,7 +292,7 @@ def test_runs_that_differ_in_seed_alone_are_averaged(tmp_path: Path) -> None:
     page = page_of(tmp_path)
 
     row = table_line(page, "mean ± sd, n = 3: seed0, seed1, seed2")
-    assert row[1:6] == ["resnet18", "", "", "", "0.890 ± 0.020"]
+    assert row[1:4] == ["resnet18", "0.333 ± 0.000", "0.890 ± 0.020"]
     assert page.count("mean ± sd") == 2  # one by table: results, classes
 
 
@@ -379,7 +322,7 @@ def test_a_mean_says_its_n_where_a_metric_is_not_defined_in_every_run(tmp_path: 
 
     row = table_line(page_of(tmp_path), "mean ± sd")
 
-    assert row[8:10] == ["-", "0.600 ± 0.141 (n = 2)"]
+    assert row[6:8] == ["0.825 ± 0.000", "0.600 ± 0.141 (n = 2)"]
 
 
 def test_the_claim_of_overtraining_is_set_against_the_gaps(tmp_path: Path) -> None:
@@ -407,6 +350,7 @@ def test_the_claim_of_overtraining_needs_a_small_and_a_large_network(tmp_path: P
         ("two\r\nlines", "two lines"),
         ("line\u2028separator\x07", "line separator"),
         ("<script>&", "&lt;script&gt;&amp;"),
+        ("p < 0.001", "p < 0.001"),
         ("resnet18_0", "resnet18_0"),
         ("_x_ *y* [z]", r"\_x\_ \*y\* \[z\]"),
         ("back\\|slash", r"back\\\|slash"),
@@ -434,13 +378,19 @@ def test_a_folder_name_that_is_no_text_is_written_with_marks(tmp_path: Path) -> 
     assert csv_rows(tmp_path)[0]["run"] == "caf?"
 
 
-def test_writing_again_replaces_both_files_and_leaves_nothing_else(tmp_path: Path) -> None:
-    write_run(tmp_path, "a")
+def test_writing_again_replaces_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", predictions=table())
     first = page_of(tmp_path)
-    write_run(tmp_path, "b")
+    assert files_of(tmp_path) == ["comparison.csv", "comparison.html", "comparison.md"]
+    folder = write_run(tmp_path, "b", predictions=table((1,)))
 
     assert page_of(tmp_path) != first
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "comparison.csv", "comparison.md"]
+    assert files_of(tmp_path) == ["comparison.csv", "comparison.html", "comparison.md", "forest.png"]
+
+    (folder / "test" / "predictions.csv").unlink()
+    assert "forest.png" not in page_of(tmp_path)
+    assert "a and b are not compared: no usable test/predictions.csv in b." in page_of(tmp_path)
+    assert files_of(tmp_path) == ["comparison.csv", "comparison.html", "comparison.md"]
 
 
 def test_a_long_reason_is_cut(tmp_path: Path) -> None:
@@ -450,9 +400,159 @@ def test_a_long_reason_is_cut(tmp_path: Path) -> None:
     assert len(page_of(tmp_path)) < 1000
 
 
-def test_comparison_imports_no_torch() -> None:
-    code = (
-        "import sys, breakhis_pl.evaluation.comparison; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+def test_pairs_on_the_same_images_are_compared_in_a_sentence_a_table_and_a_figure(tmp_path: Path) -> None:
+    write_run(tmp_path, "good", predictions=table())
+    write_run(tmp_path, "poor", predictions=table(range(0, 20, 2)))
+    write_run(tmp_path, "worse", predictions=table(range(1, 18)))
+
+    section = page_of(tmp_path).split("## Differences")[1].split("## Beside")[0]
+
+    assert "- good is better than worse: weighted F1 higher by 0.85" in section
+    assert "- good is better than poor: weighted F1 higher by 0.500 (" in section
+    assert "p < 0.001, after Holm's correction for 3 pairs p < 0.001." in section
+    assert table_line(section, "good | poor | accuracy")[3:] == [
+        "+0.500", "-", "-", "-", "0.002", "no interval, as every draw of cases gives the same difference",
+    ]  # fmt: skip
+    assert section.count("| good | worse |") == 4
+    assert "![Differences of weighted F1 of 3 pairs of runs with 95 % intervals, and a line at 0: good minus" in section
+    assert "the same draws of cases; 10 cases." in section
+    with Image.open(tmp_path / "forest.png") as figure:
+        assert figure.width > 500
+
+
+def test_pairs_on_other_images_have_a_reason_and_no_figure(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", predictions=table())
+    write_run(tmp_path, "b", predictions=table(first=5))
+
+    section = page_of(tmp_path).split("## Differences")[1].split("## ")[0].strip()
+
+    assert section == "- a and b are not compared: the test images differ: 5 only in a, 5 only in b."
+    assert not (tmp_path / "forest.png").exists()
+
+
+def test_one_result_beside_failed_and_unfinished_runs_makes_no_pair(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", predictions=table())
+    (write_run(tmp_path, "b", {**run_document(), "status": "running"}) / "test" / "metrics.json").unlink()
+    (tmp_path / "c" / ".hydra").mkdir(parents=True)
+
+    page = page_of(tmp_path)
+
+    assert "## Differences" not in page
+    assert "| b | running |" in page
+    assert "| c | refused |" in page
+
+
+def test_a_damaged_table_of_predictions_is_named_without_its_folder(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", predictions=table())
+    folder = write_run(tmp_path, "b", predictions=table())
+    (folder / "test" / "predictions.csv").write_text("image\nx.png\n", encoding="utf-8")
+
+    page = page_of(tmp_path)
+
+    assert "| b | finished | resnet18 | test/predictions.csv is damaged: predictions.csv, line 1: column" in page
+    assert "no usable test/predictions.csv in b" in page
+    assert str(tmp_path) not in page
+
+
+def test_many_pairs_are_counted_instead_of_spelled_out(tmp_path: Path) -> None:
+    for i in range(6):
+        write_run(tmp_path, f"run{i}", predictions=table((i,)))
+    write_run(tmp_path, "other", predictions=table((1,), first=100))
+    write_run(tmp_path, "perfect", predictions=table(n_cases=40, first=1000))
+
+    section = page_of(tmp_path).split("## Differences")[1].split("## ")[0]
+    points = [line for line in section.splitlines() if line.startswith("- ")]
+
+    assert points[0] == "- Pairs in which no difference in weighted F1 can be shown: 15."
+    assert sum("are not compared: the test images differ" in point for point in points) == MOST_SENTENCES
+    assert points[-1] == "- More pairs that are not compared: 3."
+
+
+def test_of_many_shown_differences_the_first_are_spelled_out(tmp_path: Path) -> None:
+    half = MOST_RUNS_IN_ALL_PAIRS // 2
+    for i in range(half):
+        write_run(tmp_path, f"good{i}", predictions=table((i,), n_cases=40))
+        write_run(tmp_path, f"poor{i}", predictions=table(range(i, 80, 2), n_cases=40))
+
+    section = page_of(tmp_path).split("## Differences")[1].split("## ")[0]
+    points = [line for line in section.splitlines() if line.startswith("- ")]
+
+    assert all("is better than" in point for point in points[:MOST_SENTENCES])
+    assert points[MOST_SENTENCES].startswith("- More pairs in which a difference can be shown: ")
+    n_shown = MOST_SENTENCES + int(points[MOST_SENTENCES].split()[-1].rstrip("."))
+    assert points[-1] == f"- Pairs in which no difference in weighted F1 can be shown: {28 - n_shown}."
+
+
+def test_of_more_than_eight_runs_the_page_says_which_are_compared(tmp_path: Path) -> None:
+    for i in range(MOST_RUNS_IN_ALL_PAIRS + 1):
+        write_run(tmp_path, f"run{i}", predictions=table((i,)))
+
+    page = page_of(tmp_path)
+
+    assert "each is compared with the first of them only" in page
+    assert [page.count(f"| run0 | run{i} | weighted F1 |") for i in range(1, MOST_RUNS_IN_ALL_PAIRS + 1)] == [1] * 8
+    assert "| run1 | run2 |" not in page
+
+
+def test_the_reports_figure_is_judged_by_the_interval_of_the_run(tmp_path: Path) -> None:
+    metrics = {**metrics_document(), "weighted_f1": {"value": 0.91, "ci95": [0.88, 0.95]}}
+    write_run(tmp_path, "mine", metrics=metrics)
+
+    section = page_of(tmp_path).split("## Beside published results")[1]
+
+    assert (
+        "- mine: weighted F1 0.910 (0.88 to 0.95); the 0.873 of the report's ResNet-18 lies outside the interval."
+        in section
     )
+    assert table_line(section, "mine")[-1] == "not weighted F1"
+    assert "indicative" not in section
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "weighted_f1", "cell"),
+    [
+        ([0.8, 0.9], [0.8, 0.9], "yes (accuracy, weighted F1)"),
+        ([0.9, 0.95], [0.9, 0.95], "no"),
+        (None, None, "-"),
+    ],
+)
+def test_the_table_says_which_of_the_reports_figures_lie_inside(
+    tmp_path: Path, accuracy: list[float] | None, weighted_f1: list[float] | None, cell: str
+) -> None:
+    metrics = metrics_document()
+    metrics["accuracy"] = {"value": 0.9, "ci95": accuracy}
+    metrics["weighted_f1"] = {"value": 0.9, "ci95": weighted_f1}
+    write_run(tmp_path, "mine", metrics=metrics)
+
+    assert table_line(page_of(tmp_path).split("## Beside")[1], "mine")[-1] == cell
+
+
+def test_runs_anywhere_are_compared_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "monday", "run", predictions=table())
+    two = write_run(tmp_path / "tuesday", "run", predictions=table((1, 2)))
+    write_run(tmp_path / "sweep", "seed0", predictions=table((3,)))
+
+    page = write_comparison(tmp_path / "new" / "folder", [one, tmp_path / "sweep", two])
+
+    assert page == tmp_path / "new" / "folder" / "comparison.md"
+    assert [row["run"] for row in csv_rows(page.parent)] == ["monday_run", "sweep_seed0", "tuesday_run"]
+    assert "monday_run and sweep_seed0: no difference" in page.read_text(encoding="utf-8")
+    assert files_of(page.parent) == ["comparison.csv", "comparison.html", "comparison.md", "forest.png"]
+
+
+def test_runs_that_are_none_or_named_twice_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a")
+
+    with pytest.raises(RunFolderError, match="no run is named; expected folders of runs"):
+        summarize_runs([])
+    with pytest.raises(RunFolderError, match=r"gone is no folder; expected that of a sweep, .*, or of a run"):
+        write_comparison(tmp_path / "out", [run, tmp_path / "gone"])
+    with pytest.raises(PredictionsError, match="a is given more than once"):
+        write_comparison(tmp_path / "out", [run, run])
+    assert not (tmp_path / "out").exists()
+
+
+def test_comparison_imports_no_torch() -> None:
+    code = "import sys, breakhis_pl.evaluation.comparison; sys.exit('torch' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

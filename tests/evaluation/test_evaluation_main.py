@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from breakhis_pl.errors import PredictionsError
 from breakhis_pl.evaluation.__main__ import main
+from breakhis_pl.evaluation.comparison import write_comparison
 from breakhis_pl.evaluation.predictions import Predictions, write_predictions
 from breakhis_pl.evaluation.siblings import siblings_from_split
 
@@ -88,6 +90,23 @@ def test_tables_of_the_same_images_are_compared(tmp_path, capsys):
     for pair in ("one - two", "one - three", "two - three"):
         assert pair in printed
     assert printed.count("McNemar") == 3
+    assert printed.count("no difference in weighted F1 can be shown") == 3
+
+
+def test_the_command_and_a_comparison_of_runs_give_the_same_numbers(tmp_path, capsys):
+    paths = [write_table(tmp_path / name / "test" / "predictions.csv", seed=i) for i, name in enumerate(("a", "b"))]
+    for path in paths:
+        (path.parents[1] / "run.json").write_text('{"status": "finished"}')
+
+    assert main([*map(str, paths)]) == 0
+    page = write_comparison(tmp_path).read_text()
+
+    printed = capsys.readouterr().out.split("paired differences")[1]
+    for metric in ("weighted_f1", "accuracy", "auroc", "patient_recognition_rate"):
+        numbers = re.search(rf"{metric} +(\S+)  \[(\S+), (\S+)\]  p (\S+), (\S+)", printed)
+        difference, low, high, p, p_holm = numbers.groups()
+        name = {"auroc": "AUROC", "weighted_f1": "weighted F1"}.get(metric, metric.replace("_", " "))
+        assert f"| a | b | {name} | {difference} | {low} to {high} | {p} | {p_holm} |" in page
 
 
 def test_tables_of_other_images_are_not_compared_and_the_reason_is_printed(tmp_path, capsys):
@@ -95,7 +114,9 @@ def test_tables_of_other_images_are_not_compared_and_the_reason_is_printed(tmp_p
 
     assert main([*map(str, paths), *FAST]) == 0
 
-    assert "no paired comparison: 40.png, 41.png, 42.png, 43.png, 44.png: in one table only" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a and b are not compared: the test images differ: 0 only in a, 5 only in b." in printed
+    assert "McNemar" not in printed
 
 
 def test_tables_of_one_class_are_evaluated_and_the_missing_comparison_is_explained(tmp_path, capsys):
@@ -105,7 +126,8 @@ def test_tables_of_one_class_are_evaluated_and_the_missing_comparison_is_explain
 
     printed = capsys.readouterr().out
     assert "auroc                     not defined" in printed
-    assert "no paired comparison: balanced_accuracy, auroc is not defined" in printed
+    assert "auroc                     not defined, as the test images are all of one class" in printed
+    assert "a and b: no difference in weighted F1 can be shown" in printed
 
 
 def test_without_intervals_values_stand_alone(tmp_path, capsys):
@@ -151,7 +173,7 @@ def test_the_folders_name_tells_the_subset(tmp_path):
     ("arguments", "message"),
     [
         (["nothing.csv"], "nothing.csv cannot be read (No such file or directory); expected a predictions.csv"),
-        (["good.csv", "good.csv"], "good.csv is given more than once; name every table once"),
+        (["good.csv", "good.csv"], "good.csv is given more than once; name each once"),
         (["good.csv", "--draws", "3"], "3 draws; expected at least 100"),
         (["good.csv", "--seed", "-4"], "seed -4 is negative"),
         (["bad.csv"], "bad.csv, line 1: column patient is missing"),

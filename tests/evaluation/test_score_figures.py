@@ -98,6 +98,22 @@ def test_patients_are_sorted_by_result_then_by_name() -> None:
     assert "mean over patients 66.7%" in texts(figure)
 
 
+def test_a_name_that_no_figure_can_show_is_shown_on_one_line() -> None:
+    figure = patient_figure(["a\r\nb\udcff" + 100 * "c"], [1], [2], [0], NAMES, title="t")
+
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a b " + 35 * "c" + "…"]
+    assert inside(figure)
+
+
+def test_bins_of_few_images_are_hollow() -> None:
+    axes = reliability_figure([0.2, 0.5, 0.9], [0.1, 0.6, 1], [30, 9, 10], edges=[0, 0.3, 0.6, 1], title="t").axes[0]
+    many, few = axes.lines[1:]
+
+    assert (len(np.asarray(many.get_xdata())), len(np.asarray(few.get_xdata()))) == (2, 1)
+    assert few.get_markerfacecolor() == "white"
+    assert few.get_label() == "fewer than 10 images"
+
+
 def test_a_patient_without_images_is_refused_by_name() -> None:
     with pytest.raises(ShapeError, match="no images of b; expected at least one"):
         patient_figure(["a", "b"], [1, 0], [1, 0], [0, 1], NAMES, title="t")

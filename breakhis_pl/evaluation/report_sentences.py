@@ -1,0 +1,211 @@
+"""Sentences of a run's page: what the data were, what came out, what to beware of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from breakhis_pl.data.breakhis import CLASS_NAMES, PUBLISHED_COUNTS, Subset, official_patients
+from breakhis_pl.evaluation.figures import count_of_images
+from breakhis_pl.evaluation.json_values import value_at
+from breakhis_pl.evaluation.paired import (
+    MAIN_METRIC,
+    N_REPORT_TEST_IMAGES,
+    against_published,
+    has_the_reports_images,
+)
+from breakhis_pl.evaluation.report_figures import phrase
+from breakhis_pl.evaluation.run_files import RunFiles, estimate_at, joined
+
+FEW_CASES = 10
+"""Of a class; below it, an interval rests on little more than chance."""
+
+
+def data_sentence(files: RunFiles) -> str:
+    """What the network was trained and tested on."""
+    parts = [
+        f"{verb} {_subset_phrase(files, subset)}"
+        for subset, verb in (("train", "trained on"), ("val", "calibrated on"), ("test", "tested on"))
+        if subset == "test" or subset in files.sizes or value_at(files.record, "data", "n_images", subset)
+    ]
+    text = joined(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def result_sentence(files: RunFiles) -> str:
+    """What the confusion matrix says, in words."""
+    matrix = np.array(files.metrics["confusion_matrix"])
+    (right_benign, called_malignant), (called_benign, right_malignant) = matrix.tolist()
+    n_benign, n_malignant = matrix.sum(1).tolist()
+    return (
+        f"{right_benign + right_malignant:,} of {count_of_images(len(files.predictions))} are right. "
+        f"Of {n_malignant:,} malignant images {called_benign:,} were called benign: sensitivity "
+        f"{phrase(files.estimate('sensitivity'))}. Of {n_benign:,} benign images {called_malignant:,} were called "
+        f"malignant: specificity {phrase(files.estimate('specificity'))}."
+    )
+
+
+def warnings_of(files: RunFiles) -> list[tuple[str, str]]:
+    """Headings and sentences of what a reader must know before any number."""
+    found = [
+        _synthetic_warning(files),
+        _status_warning(files),
+        _completeness_warning(files),
+        _sibling_warning(files),
+        _cases_warning(files),
+        _validation_warning(files),
+        _batches_warning(files),
+    ]
+    return [warning for warning in found if warning is not None]
+
+
+def published_sentence(files: RunFiles) -> str:
+    """Whether the report's result for the same network can be told from this one."""
+    sentences = [
+        f"The report's weighted F1 of {comparison.theirs:.3f} for {comparison.network} lies "
+        f"{'inside' if comparison.is_inside else 'outside'} this run's 95 % interval, "
+        f"{comparison.ci95[0]:.2f} to {comparison.ci95[1]:.2f}."
+        for comparison in against_published([files.summary])
+        if comparison.metric == MAIN_METRIC and comparison.ci95 is not None
+    ]
+    n_images = len(files.predictions)
+    if n_images != N_REPORT_TEST_IMAGES:
+        sentences.append(
+            f"The test images are {n_images:,}, not the report's {N_REPORT_TEST_IMAGES}: the comparison is indicative "
+            "only."
+        )
+    elif not has_the_reports_images(files.summary):
+        sentences.append("Images are missing from train: the comparison is indicative only.")
+    return " ".join(sentences)
+
+
+def calibration_sentence(files: RunFiles) -> str | None:
+    """What was fitted on the validation images; None where nothing was."""
+    calibrated = files.metrics.get("calibrated")
+    fitted = {**(files.calibration or {}), **(calibrated if isinstance(calibrated, Mapping) else {})}
+    temperature, threshold = (_number_at(fitted, key) for key in ("temperature", "threshold"))
+    if temperature is None or threshold is None:
+        return None
+    wanted = _number_at(files.calibration or {}, "sensitivity") or _number_at(fitted, "wanted_sensitivity")
+    n_images, n_cases = (
+        _number_at(files.calibration or {}, key) or _number_at(fitted, "fitted_on", key)
+        for key in ("n_images", "n_cases")
+    )
+    rows = f"{n_images:,.0f} validation images" if n_images is not None else "the validation images"
+    rows += f" of {n_cases:,.0f} cases" if n_cases is not None else ""
+    aim = f" to reach a sensitivity of {wanted:g} there" if wanted is not None else ""
+    return (
+        f"Fitted on {rows}, never on test images: temperature {temperature:.3f}, and malignant from a calibrated "
+        f"probability of {threshold:.3f}{aim}."
+    )
+
+
+def _subset_phrase(files: RunFiles, subset: str) -> str:
+    by_class = value_at(files.record, "data", "n_images", subset)
+    counts = {name: by_class.get(name, 0) for name in CLASS_NAMES} if isinstance(by_class, Mapping) else {}
+    if subset == "test":
+        size = (len(files.predictions), len(set(files.predictions.patient)), len(set(files.predictions.case)))
+        counts = {name: int((files.predictions.target == index).sum()) for index, name in enumerate(CLASS_NAMES)}
+    elif subset in files.sizes:
+        of_subset = files.sizes[subset]
+        size = (of_subset.n_images, of_subset.n_patients, of_subset.n_cases)
+    else:
+        return f"{sum(counts.values()):,} images" if counts else "an unknown number of images"
+    classes = f" ({', '.join(f'{count:,} {name}' for name, count in counts.items())})" if counts else ""
+    return f"{size[0]:,} images of {_plural(size[1], 'patient')} in {_plural(size[2], 'case')}{classes}"
+
+
+def _synthetic_warning(files: RunFiles) -> tuple[str, str] | None:
+    if not files.summary.is_synthetic:
+        return None
+    return (
+        "Synthetic images, no tissue.",
+        "These numbers show that the software runs; they say nothing about pathology.",
+    )
+
+
+def _status_warning(files: RunFiles) -> tuple[str, str] | None:
+    if files.summary.status == "finished":
+        return None
+    reason = f": {files.summary.error}" if files.summary.error else ""
+    return (
+        "The run is not finished.",
+        f"run.json says {files.summary.status}{reason}. What is here may be of an earlier state.",
+    )
+
+
+def _completeness_warning(files: RunFiles) -> tuple[str, str] | None:
+    summary = files.summary
+    if summary.is_complete is not False or summary.is_synthetic:
+        return None
+    n_published = sum(n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in summary.magnification)
+    sentence = f"{files.fact('data', 'description') or f'Not all of {n_published:,} published images'}."
+    if summary.split == "official":
+        n_test = sum(
+            patient.n_images.get(magnification, 0)
+            for patient in official_patients().values()
+            for magnification in summary.magnification
+            if patient.subsets.get(summary.fold or 0) == Subset.TEST
+        )
+        sentence += f" Tested on {len(files.predictions):,} of {n_test:,} published test images."
+    return "Incomplete archive.", f"{sentence} Results cannot be compared with published ones."
+
+
+def _sibling_warning(files: RunFiles) -> tuple[str, str] | None:
+    if "without_siblings" not in files.metrics:
+        return None
+    without = files.metrics["without_siblings"]
+    n_images = len(files.predictions)
+    if not isinstance(without, Mapping):
+        return (
+            "Siblings across subsets.",
+            f"All {count_of_images(n_images)} of test have a slide of their case in train.",
+        )
+    n_siblings = n_images - int(without["n_images"])
+    return (
+        "Siblings across subsets.",
+        f"{n_siblings:,} of {count_of_images(n_images)} of test come from a case with another slide in train; the "
+        "network may have seen the same person. Without them: weighted F1 "
+        f"{phrase(estimate_at(without, 'weighted_f1'))}, AUROC {phrase(estimate_at(without, 'auroc'))}.",
+    )
+
+
+def _cases_warning(files: RunFiles) -> tuple[str, str] | None:
+    predictions = files.predictions
+    counts = {
+        name: len({case for case, of in zip(predictions.case, predictions.target, strict=True) if of == index})
+        for index, name in enumerate(CLASS_NAMES)
+    }
+    few = [f"{n or 'no'} {name} case{'' if n == 1 else 's'}" for name, n in counts.items() if n < FEW_CASES]
+    if not few:
+        return None
+    return (
+        "Few cases.",
+        f"The test images are of {joined(few)}; images of one case resemble each other, so the intervals rest on "
+        "little.",
+    )
+
+
+def _validation_warning(files: RunFiles) -> tuple[str, str] | None:
+    if "val" in files.sizes or value_at(files.record, "data", "n_images", "val"):
+        return None
+    return (
+        "No validation set.",
+        "Nothing was chosen or calibrated: the last epoch counts, the threshold is 0.5, and no test curve decided.",
+    )
+
+
+def _batches_warning(files: RunFiles) -> tuple[str, str] | None:
+    limit = files.fact("config", "trainer", "limit_train_batches")
+    if limit is None:
+        return None
+    return "Cut epochs.", f"Only {limit} batches of each epoch were trained on (trainer.limit_train_batches)."
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _number_at(document: Mapping[str, Any], *keys: str) -> float | None:
+    value = value_at(document, *keys)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

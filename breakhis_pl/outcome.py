@@ -1,0 +1,120 @@
+"""From a classifier's last evaluation to the files of a run: rows, metrics, pictures, explanations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from breakhis_pl.config import DataConfig, SyntheticDataConfig
+from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, Subset
+from breakhis_pl.data.datamodule import BreakHisDataModule
+from breakhis_pl.evaluation.calibration import Calibration, fit_calibration, write_calibration
+from breakhis_pl.evaluation.gradcam import explain_predictions
+from breakhis_pl.evaluation.predictions import Predictions, read_predictions
+from breakhis_pl.evaluation.results import CALIBRATION_JSON, PREDICTIONS_CSV, Result, write_results
+from breakhis_pl.models.backbones import BACKBONES
+from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.training.provenance import SYNTHETIC_NOTE
+
+
+def write_outcome(
+    folder: Path,
+    data: BreakHisDataModule,
+    classifier: Classifier,
+    subset: Subset,
+    *,
+    n_explained: int,
+    device: torch.device,
+) -> Result:
+    """Writes the results of a subset's last evaluation into the run folder's folder of its name.
+
+    Args:
+        folder: The run folder.
+        data: The run's data.
+        classifier: After an evaluation of the subset.
+        subset: What was evaluated.
+        n_explained: Pictures of each kind that Grad-CAM explains.
+        device: Where Grad-CAM runs.
+    """
+    rows, logits = classifier.evaluated_logits(subset)
+    predictions = to_predictions(data, rows, logits)
+    place = folder / subset
+    result = write_results(
+        place, predictions, subset=subset, title=run_title(classifier.backbone, data.data), note=figure_note(data)
+    )
+    if n_explained > 0:
+
+        def images_of(chosen: Sequence[int]) -> Tensor:
+            return data.batch(torch.tensor(chosen, device=device)).images
+
+        def pixels_of(chosen: Sequence[int]) -> npt.NDArray[np.uint8]:
+            return data.store.pixels[list(chosen)]
+
+        explain_predictions(
+            place,
+            classifier.network.to(device),
+            predictions,
+            rows=rows.tolist(),
+            images_of=images_of,
+            pixels_of=pixels_of,
+            n_per_kind=n_explained,
+        )
+    return result
+
+
+def calibrate(folder: Path, *, sensitivity: float) -> Calibration:
+    """Fits temperature and threshold on the validation rows of a run and keeps them with it.
+
+    Args:
+        folder: The run folder, after its validation images were evaluated.
+        sensitivity: Wanted on the validation images, in (0, 1).
+
+    Raises:
+        PredictionsError: If the validation rows do not allow it.
+    """
+    calibration = fit_calibration(read_predictions(folder / Subset.VAL / PREDICTIONS_CSV), sensitivity=sensitivity)
+    write_calibration(folder / CALIBRATION_JSON, calibration)
+    return calibration
+
+
+def to_predictions(data: BreakHisDataModule, rows: Tensor, logits: Tensor) -> Predictions:
+    """The rows of an evaluation.
+
+    Args:
+        data: What the rows of the store are.
+        rows: int64, (n,), rows of the store.
+        logits: float32, (n, 2); probabilities are their softmax in double precision.
+    """
+    names = [data.records[row].name for row in rows.tolist()]
+    probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    return Predictions(
+        image=tuple(name.file_name for name in names),
+        patient=tuple(name.patient for name in names),
+        case=tuple(name.case for name in names),
+        magnification=np.array([name.magnification for name in names], dtype=np.int64),
+        target=np.array([name.target for name in names], dtype=np.int64),
+        probabilities=probabilities,
+        predicted=probabilities.argmax(axis=1).astype(np.int64),
+    )
+
+
+def run_title(backbone: str, data: DataConfig) -> str:
+    """What a run is, for figures: network, magnification, split."""
+    where = "+".join(f"{magnification}X" for magnification in data.magnification)
+    split = f"fold {data.fold}" if data.split == "official" else f"ratio split, {data.test_fraction:g} test"
+    return f"{BACKBONES[backbone].title}, {where}, {split}"
+
+
+def figure_note(data: BreakHisDataModule) -> str | None:
+    """What every figure of the run must say about its images."""
+    if isinstance(data.data, SyntheticDataConfig):
+        return SYNTHETIC_NOTE
+    if data.is_complete:
+        return None
+    n_published = sum(
+        n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in data.data.magnification
+    )
+    return f"incomplete archive: {len(data.records):,} of {n_published:,} images"

@@ -1,0 +1,36 @@
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+
+from breakhis_pl.evaluation.__main__ import main as recompute
+from tests.conftest import REPOSITORY
+
+RUNS = sorted(path.parent for path in (REPOSITORY / "results").glob("*/*/run.json"))
+
+
+def test_the_readme_shows_the_table_that_the_results_give() -> None:
+    table = runpy.run_path(str(REPOSITORY / "results" / "table.py"))["table"]()
+    assert table.count("\n") == 2 + len(RUNS)
+    assert table in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_metrics_of_published_runs_follow_from_their_rows(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    assert recompute([str(copy / "test" / "predictions.csv")]) == 0
+    assert json.loads((copy / "test" / "metrics.json").read_text()) == json.loads(
+        (run / "test" / "metrics.json").read_text()
+    )
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_published_runs_say_what_they_are(run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert facts["uncommitted_changes"] is False
+    assert facts["data"]["complete"] is False
+    assert len(facts["commit"]) == 40
