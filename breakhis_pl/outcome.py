@@ -14,7 +14,8 @@ from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.evaluation.calibration import Calibration, fit_calibration, write_calibration
 from breakhis_pl.evaluation.gradcam import explain_predictions
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
-from breakhis_pl.evaluation.results import CALIBRATION_JSON, PREDICTIONS_CSV, Result, write_results
+from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
+from breakhis_pl.evaluation.run_metrics import CALIBRATION_JSON
 from breakhis_pl.models.backbones import BACKBONES
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.training.provenance import SYNTHETIC_NOTE

@@ -7,14 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.errors import BreakHisError
 from breakhis_pl.evaluation.conclusions import conclusions, p_value_text, signed
 from breakhis_pl.evaluation.intervals import N_DRAWS
-from breakhis_pl.evaluation.metrics import classification_report, evaluate, write_metrics
+from breakhis_pl.evaluation.metrics import classification_report, write_metrics
 from breakhis_pl.evaluation.paired import METRICS, PairedComparison, compare_runs, distinct_names
 from breakhis_pl.evaluation.predictions import read_predictions
-from breakhis_pl.evaluation.siblings import siblings_from_split
+from breakhis_pl.evaluation.run_metrics import evaluate_table
 
 _SHOWN = (
     "accuracy",
@@ -68,14 +67,9 @@ def _evaluate_all(options: argparse.Namespace) -> None:
     tables = {label: read_predictions(path) for label, path in zip(labels, options.tables, strict=True)}
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    for path, (label, predictions) in zip(options.tables, tables.items(), strict=True):
-        metrics = evaluate(
-            predictions,
-            subset=_subset(path),
-            with_intervals=not options.no_intervals,
-            seed=options.seed,
-            n_draws=options.draws,
-            siblings=_siblings(path),
+    for path, label in zip(options.tables, labels, strict=True):
+        metrics = evaluate_table(
+            path, with_intervals=not options.no_intervals, seed=options.seed, n_draws=options.draws
         )
         out = _out_path(path, label, options.tables, options.out)
         write_metrics(out, metrics)
@@ -88,17 +82,6 @@ def _out_path(path: Path, label: str, paths: Sequence[Path], out: Path | None) -
     folder = path.parent if out is None else out
     sharing = [other for other in paths if out is not None or other.resolve().parent == path.resolve().parent]
     return folder / ("metrics.json" if len(sharing) == 1 else f"{label}.metrics.json")
-
-
-def _subset(path: Path) -> str:
-    """The folder's name if it is one of a subset, else test."""
-    name = path.resolve().parent.name
-    return name if name in tuple(Subset) else Subset.TEST.value
-
-
-def _siblings(path: Path) -> frozenset[str]:
-    split = path.resolve().parent.parent / "split.csv"
-    return siblings_from_split(split) if split.is_file() else frozenset()
 
 
 def _estimates(metrics: dict[str, Any]) -> str:

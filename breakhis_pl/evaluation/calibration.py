@@ -1,6 +1,6 @@
 """Temperature scaling and a decision threshold, fitted on validation rows only (no torch).
 
-Temperature scaling divides the logit z = ln p(malignant) - ln p(benign) by one number, that of the smallest log loss on
+Temperature scaling divides the logit z = ln p(malignant) - ln p(benign) by the number with the smallest log loss on
 the validation rows; the order of images stays. The threshold is the largest one whose sensitivity on the validation rows is
 at least the wanted one.
 

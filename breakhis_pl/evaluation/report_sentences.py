@@ -112,7 +112,7 @@ def _subset_phrase(files: RunFiles, subset: str) -> str:
     else:
         return f"{sum(counts.values()):,} images" if counts else "an unknown number of images"
     classes = f" ({', '.join(f'{count:,} {name}' for name, count in counts.items())})" if counts else ""
-    return f"{size[0]:,} images of {_plural(size[1], 'patient')} in {_plural(size[2], 'case')}{classes}"
+    return f"{count_of_images(size[0])} of {_plural(size[1], 'patient')} in {_plural(size[2], 'case')}{classes}"
 
 
 def _synthetic_warning(files: RunFiles) -> tuple[str, str] | None:

@@ -1,0 +1,52 @@
+"""The metrics of a table of predictions in its run folder: the one way to them, wherever it is asked from."""
+
+from pathlib import Path
+from typing import Any
+
+from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.evaluation.calibration import calibration_summary, read_calibration
+from breakhis_pl.evaluation.intervals import N_DRAWS
+from breakhis_pl.evaluation.metrics import evaluate
+from breakhis_pl.evaluation.predictions import read_predictions
+from breakhis_pl.evaluation.siblings import siblings_from_split
+
+CALIBRATION_JSON = "calibration.json"
+"""Inside the run folder, where temperature and threshold were fitted."""
+
+
+def evaluate_table(
+    table: Path, *, with_intervals: bool = True, seed: int = 0, n_draws: int = N_DRAWS
+) -> dict[str, Any]:
+    """What metrics.json holds for a table of predictions.
+
+    In a run folder the table's subset is the name of its folder; split.csv says which test images have siblings in
+    train, calibration.json how to calibrate.
+
+    Args:
+        table: A predictions.csv.
+        with_intervals: Whether to compute the 95 % intervals.
+        seed: Of the draws.
+        n_draws: Number of draws.
+
+    Raises:
+        PredictionsError: If the table or the run's split.csv is malformed.
+        RunFolderError: If the run's calibration.json is.
+    """
+    predictions = read_predictions(table)
+    run_folder = table.resolve().parent.parent
+    name = table.resolve().parent.name
+    subset = name if name in tuple(Subset) else Subset.TEST.value
+    split, calibration = run_folder / "split.csv", run_folder / CALIBRATION_JSON
+    metrics = evaluate(
+        predictions,
+        subset=subset,
+        with_intervals=with_intervals,
+        seed=seed,
+        n_draws=n_draws,
+        siblings=siblings_from_split(split) if split.is_file() else (),
+    )
+    if subset == Subset.TEST and calibration.is_file():
+        metrics["calibrated"] = calibration_summary(
+            predictions, read_calibration(calibration), seed=seed, n_draws=n_draws
+        )
+    return metrics
