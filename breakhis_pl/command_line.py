@@ -4,14 +4,16 @@ Hydra is imported only after `--help` has been answered, torch only after the co
 """
 
 import logging
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from breakhis_pl.config import EvaluateConfig, ProgramName, TrainConfig
-from breakhis_pl.errors import BreakHisError, ConfigurationError, listed
+from breakhis_pl.config import BreakHisDataConfig, EvaluateConfig, ProgramName, TrainConfig
+from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, StorageError, listed
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +96,13 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "-h" in given or "--help" in given:
-        sys.stdout.write(help_text(program))
+        text = help_text(program)
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
         raise SystemExit(0)
     try:
-        if check_at_the_door(program, given):
-            _run_hydra(program, given)
+        check_at_the_door(program, given)
+        _run_hydra(program, given)
     except BreakHisError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
@@ -140,39 +144,58 @@ def _read_lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
-def check_at_the_door(program: ProgramName, given: Sequence[str]) -> bool:
-    """Checks the configuration of every job of the command.
-
-    Returns:
-        Whether there is something left to run.
+def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
+    """Checks the configuration of every job of the command, and where its results would go.
 
     Raises:
         ConfigurationError: If any job's configuration is not possible.
+        RunFolderError: If the run folder holds a run already.
+        StorageError: If it could not be written to.
     """
     from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
 
     composition.register()
     options = {argument.partition("=")[0] for argument in given if argument.startswith("-")}
     if options & (_OWN_COMPOSITION | _HYDRA_ANSWERS):
-        return True  # Hydra answers by itself, or composes what only it can; jobs are checked again when they start
+        return  # Hydra answers by itself, or composes what only it can; jobs are checked again when they start
+    multirun = bool(options & {"-m", "--multirun"})
+    if multirun and program == "evaluate":
+        raise ConfigurationError("evaluate.py evaluates one run at a time; runs=<sweep folder> compares several")
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
     swept = composition.swept_keys(overrides)
-    multirun = bool(options & {"-m", "--multirun"})
     if "runs" in swept:
         values = next(override.input_line or "" for override in overrides if override.key_or_group == "runs")
         raise ConfigurationError(f"several runs are written as a list: 'runs=[{values.partition('=')[2]}]'")
     if swept and not multirun:
-        command = " ".join(["python", f"{program}.py", "-m", *given])
-        raise ConfigurationError(f"{', '.join(swept)} has several values; for one run each: {command}")
+        command = shlex.join(["python", f"{program}.py", "-m", *given])
+        raise ConfigurationError(
+            f"{', '.join(swept)} has several values (one value with a comma needs quotes inside quotes: "
+            f"\"data.root='/a,b'\"); for one run each: {command}"
+        )
     composition.register(swept)
-    jobs = list(composition.expand_sweep(overrides))
+    jobs = composition.expand_sweep(overrides)
     for job in jobs:
         composition.compose_checked(program, job)
     folders = [composition.sweep_choice(job) for job in jobs]
     shared = sorted({folder for folder in folders if folders.count(folder) > 1})
     if multirun and shared:
         raise ConfigurationError(f"several runs of the sweep would share a folder: {listed(shared)}; drop equal values")
-    return True
+    if program == "train":
+        _check_output(composition.output_folder(program, jobs[0], multirun=multirun))
+
+
+def _check_output(folder: Path) -> None:
+    """Makes sure that a run can go into a folder, before Hydra writes into it.
+
+    Raises:
+        RunFolderError: If it holds a run already.
+        StorageError: If it could not be written to.
+    """
+    if (folder / "run.json").exists():
+        raise RunFolderError(f"{folder} holds a run already; choose another hydra.run.dir, or delete it")
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"{folder} cannot be written: no access to {there}; set hydra.run.dir to a folder elsewhere")
 
 
 def _compare_runs(config: EvaluateConfig) -> None:
@@ -198,35 +221,60 @@ def _compare(sweep: Path) -> None:
 
 
 def _run_hydra(program: ProgramName, given: Sequence[str]) -> None:
-    """Hands over to Hydra, which calls the job once per run."""
+    """Hands over to Hydra, which calls the job once per run.
+
+    Raises:
+        SystemExit: With status 1 if a run failed; the others of a sweep are run all the same.
+    """
     import hydra  # noqa: PLC0415 - after the answer to --help
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-    from hydra.errors import CompactHydraException  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415
 
     from breakhis_pl import composition  # noqa: PLC0415
 
+    failures: list[str] = []
+
     def job(composed: Any) -> None:
         settings = HydraConfig.get()
         in_sweep = settings.mode == RunMode.MULTIRUN
+        folder = Path(settings.runtime.output_dir)
         try:
-            config = composition.typed(program, composed)
-            if isinstance(config, EvaluateConfig) and config.runs is not None:
-                _compare_runs(config)
-                return
-            from breakhis_pl import run  # noqa: PLC0415 - imports torch
-
-            if isinstance(config, TrainConfig):
-                run.train(config, Path(settings.runtime.output_dir))
-            else:
-                run.evaluate(config)
-        except BreakHisError as error:
-            if in_sweep:  # Hydra prints the error after all runs; this says it now, and in the run's log
+            _run_job(composition.typed(program, composed), folder)
+        except (BreakHisError, OSError) as error:
+            if os.environ.get("HYDRA_FULL_ERROR"):
+                raise
+            failures.append(f"{folder.name}: {error}" if in_sweep else str(error))
+            if in_sweep:  # said now, and in the run's log, where the comparison finds it
                 log.error("%s", error)
-            raise CompactHydraException(str(error)) from None
         finally:
-            if in_sweep:
+            if in_sweep and program == "train":
                 _compare(Path(settings.sweep.dir))
 
     sys.argv[1:] = given
     hydra.main(version_base="1.3", config_path=str(_CONF_FOLDER), config_name=program)(job)()
+    if failures:
+        head = f"{len(failures)} runs failed:\n" if len(failures) > 1 else ""
+        sys.stderr.write(head + "\n".join(failures) + "\n")
+        raise SystemExit(1)
+
+
+def _run_job(config: Any, folder: Path) -> None:
+    """One job with its typed configuration.
+
+    Raises:
+        BreakHisError: If it cannot be done.
+        OSError: If a file cannot be read or written.
+    """
+    if isinstance(config, EvaluateConfig) and config.runs is not None:
+        _compare_runs(config)
+        return
+    if isinstance(config, TrainConfig) and isinstance(config.data, BreakHisDataConfig):
+        from breakhis_pl.data.index import index_images  # noqa: PLC0415
+
+        index_images(Path(config.data.root), config.data.magnification)  # a wrong folder is known before torch is there
+    from breakhis_pl import run  # noqa: PLC0415 - imports torch
+
+    if isinstance(config, TrainConfig):
+        run.train(config, folder)
+    else:
+        run.evaluate(config)

@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from breakhis_pl.config import PROGRAMS, VARIANTS, DataConfig, ProgramName, faults, magnifications
 from breakhis_pl.errors import ConfigurationError, listed
@@ -78,7 +79,10 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
     try:
         return list(OverridesParser.create().parse_overrides(list(arguments)))
     except HydraException as error:
-        raise ConfigurationError(f"{error}\nan override is key=value, as in model=resnet18") from error
+        raise ConfigurationError(
+            f"{error}\nan override is key=value, as in model=resnet18; a value with spaces, commas, = or other special "
+            "characters needs quotes inside quotes: \"data.root='/my data/x=1'\""
+        ) from error
 
 
 def swept_keys(overrides: Sequence[Override]) -> tuple[str, ...]:
@@ -86,15 +90,25 @@ def swept_keys(overrides: Sequence[Override]) -> tuple[str, ...]:
     return tuple(override.get_key_element().lstrip("+~") for override in overrides if override.is_sweep_override())
 
 
-def expand_sweep(overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """The overrides of every run of a sweep."""
-    choices = [
-        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-        if override.is_discrete_sweep()
-        else [override.input_line or ""]
-        for override in overrides
-    ]
-    yield from (list(combination) for combination in itertools.product(*choices))
+def expand_sweep(overrides: Sequence[Override]) -> list[list[str]]:
+    """The overrides of every run of a sweep.
+
+    Raises:
+        ConfigurationError: If a sweep is of a kind whose values are not known beforehand, such as glob or interval.
+    """
+    choices = []
+    for override in overrides:
+        if not override.is_sweep_override():
+            choices.append([override.input_line or ""])
+            continue
+        try:
+            values = list(override.sweep_string_iterator())
+        except HydraException as error:
+            raise ConfigurationError(
+                f"{override.input_line}: give the values one by one, as in a=1,2 ({error})"
+            ) from error
+        choices.append([f"{override.get_key_element()}={value}" for value in values])
+    return [list(combination) for combination in itertools.product(*choices)]
 
 
 def compose_checked(program: ProgramName, overrides: Sequence[str]) -> Any:
@@ -110,14 +124,40 @@ def compose_checked(program: ProgramName, overrides: Sequence[str]) -> Any:
     Raises:
         ConfigurationError: With all faults in one message.
     """
+    return typed(program, _composed(program, overrides))
+
+
+def output_folder(program: ProgramName, overrides: Sequence[str], *, multirun: bool) -> Path:
+    """Folder that Hydra will write a run, or a whole sweep, into.
+
+    Args:
+        program: Name of the primary configuration.
+        overrides: Of one run.
+        multirun: Whether the command is a sweep.
+
+    Raises:
+        ConfigurationError: If the overrides do not compose.
+    """
+    composed = _composed(program, overrides, with_hydra=True)
+    try:
+        return Path(str(OmegaConf.select(composed, f"hydra.{'sweep' if multirun else 'run'}.dir")))
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(_explain_value(error)) from error
+
+
+def _composed(program: ProgramName, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """What Hydra composes.
+
+    Raises:
+        ConfigurationError: With the valid keys or options, if it cannot.
+    """
     try:
         with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
-            composed = compose(program, overrides=list(overrides))
+            return compose(program, overrides=list(overrides), return_hydra_config=with_hydra)
     except HydraException as error:
         raise ConfigurationError(_explain(error)) from error
-    except ValueError as error:  # Hydra's plain error for a group set to null
+    except (ValueError, YAMLError) as error:  # a group set to null; a file that is no YAML
         raise ConfigurationError(str(error)) from error
-    return typed(program, composed)
 
 
 def typed(program: ProgramName, composed: DictConfig) -> Any:

@@ -66,7 +66,9 @@ class DataConfig:
     source: str = key("???", "tells the options apart")
     cache_dir: str = key("outputs/cache", "folder of the stores of decoded images; may be deleted at any time")
     magnification: Any = key(200, "40, 100, 200 or 400, or a list of them", choices=MAGNIFICATIONS)
-    image_size: int = key(224, "side in pixels that images are resized to, aspect not kept", at_least=SMALLEST_IMAGE)
+    image_size: int = key(
+        224, "side in pixels that images are resized to, aspect not kept", at_least=SMALLEST_IMAGE, at_most=4096
+    )
     batch_size: int = key(32, "images per training step", at_least=1)
     split: str = key("official", "official: the authors' folds; ratio: whole cases by chance", choices=SPLITS)
     fold: int = key(2, "the authors' fold, for split=official", choices=FOLDS)
@@ -164,7 +166,7 @@ class ConstantConfig:
     """Keys of `scheduler=constant`."""
 
     _target_: str = "torch.optim.lr_scheduler.ConstantLR"
-    factor: float = key(1.0, "factor on the learning rate", above=0, at_most=1)
+    factor: float = key(1.0, "torch's own default is another one; 1 keeps the learning rate", choices=(1.0,))
 
 
 @dataclass
@@ -249,6 +251,9 @@ def faults(config: object, prefix: str = "") -> Iterator[str]:
         if is_dataclass(value):
             yield from faults(value, f"{name}.")
             continue
+        if value == "":
+            yield f"{name} is empty; expected {entry.metadata.get('meaning', 'a text')}"
+            continue
         bounds: Bounds = entry.metadata.get("bounds", Bounds())
         for part in value if isinstance(value, tuple) else (value,):
             expectation = bounds.expectation(part)
@@ -264,6 +269,8 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield f"{prefix}magnification=[] is not possible; expected at least one of {listed(MAGNIFICATIONS)}"
         case DataConfig(magnification=tuple() as asked) if len(set(asked)) < len(asked):
             yield f"{prefix}magnification={list(asked)} names one of them twice"
+        case EvaluateConfig(calibrate=True, checkpoint=checkpoint) if checkpoint != "last":
+            yield f"calibrate=true checkpoint={checkpoint}: what is kept with a run is fitted for its last checkpoint"
         case EvaluateConfig(run=None, runs=None):
             yield "nothing to evaluate: set run=<run folder>, or runs=<folder of a sweep> to compare runs"
         case EvaluateConfig(run=str(), runs=runs) if runs is not None:
@@ -284,4 +291,6 @@ def _is_text_or_texts(value: object) -> bool:
 
 def magnifications(value: object) -> tuple[object, ...]:
     """The value of `data.magnification` as a tuple: it may be one number or a list of them."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    by_text = {text: number for number in MAGNIFICATIONS for text in (str(number), str(float(number)))}
+    return tuple(by_text.get(str(part), part) for part in values)

@@ -12,6 +12,8 @@
     ├── RunFolderError (FileNotFoundError)      a folder that is no run folder
     ├── PredictionsError (ValueError)           a predictions.csv that cannot be evaluated
     ├── ShapeError (ValueError)                 arrays that are empty or do not match
+    ├── StorageError (OSError)                  a folder that cannot be written to, or a full disk
+    ├── TrainingError (ArithmeticError)         a training that went wrong
     ├── DownloadError (OSError)                 a download that failed
     └── ArchiveError (ValueError)               an archive that is damaged or unsafe to unpack
 
@@ -67,6 +69,14 @@ class PredictionsError(BreakHisError, ValueError):
 
 class ShapeError(BreakHisError, ValueError):
     """Arrays are empty, or their shapes do not match."""
+
+
+class StorageError(BreakHisError, OSError):
+    """A folder cannot be written to, or the disk is full."""
+
+
+class TrainingError(BreakHisError, ArithmeticError):
+    """A training went wrong."""
 
 
 class DownloadError(BreakHisError, OSError):

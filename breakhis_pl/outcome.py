@@ -12,13 +12,13 @@ from breakhis_pl.config import DataConfig, SyntheticDataConfig
 from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.evaluation.calibration import Calibration, fit_calibration, write_calibration
+from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
 from breakhis_pl.evaluation.run_metrics import CALIBRATION_JSON
 from breakhis_pl.models.backbones import BACKBONES
 from breakhis_pl.models.classifier import Classifier
-from breakhis_pl.training.provenance import SYNTHETIC_NOTE
 
 
 def write_outcome(
@@ -30,10 +30,10 @@ def write_outcome(
     n_explained: int,
     device: torch.device,
 ) -> Result:
-    """Writes the results of a subset's last evaluation into the run folder's folder of its name.
+    """Writes the results of a subset's last evaluation.
 
     Args:
-        folder: The run folder.
+        folder: Where to; the run folder's folder of the subset's name.
         data: The run's data.
         classifier: After an evaluation of the subset.
         subset: What was evaluated.
@@ -42,9 +42,8 @@ def write_outcome(
     """
     rows, logits = classifier.evaluated_logits(subset)
     predictions = to_predictions(data, rows, logits)
-    place = folder / subset
     result = write_results(
-        place, predictions, subset=subset, title=run_title(classifier.backbone, data.data), note=figure_note(data)
+        folder, predictions, subset=subset, title=run_title(classifier.backbone, data.data), note=figure_note(data)
     )
     if n_explained > 0:
 
@@ -55,7 +54,7 @@ def write_outcome(
             return data.store.pixels[list(chosen)]
 
         explain_predictions(
-            place,
+            folder,
             classifier.network.to(device),
             predictions,
             rows=rows.tolist(),
@@ -118,4 +117,4 @@ def figure_note(data: BreakHisDataModule) -> str | None:
     n_published = sum(
         n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in data.data.magnification
     )
-    return f"incomplete archive: {len(data.records):,} of {n_published:,} images"
+    return f"{INCOMPLETE_NOTE}: {len(data.records):,} of {n_published:,} images"

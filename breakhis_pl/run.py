@@ -36,7 +36,7 @@ from breakhis_pl.evaluation.results import Result
 from breakhis_pl.models.backbones import load_pretrained
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
-from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, load_checkpoint
+from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, TrainedNetwork, load_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
 from breakhis_pl.training.history import History, duration
 from breakhis_pl.training.progress import RunProgressBar
@@ -68,6 +68,7 @@ def train(config: TrainConfig, folder: Path) -> None:
         config.data, config.augmentation, seed=config.seed, show_progress=config.trainer.progress_bar
     )
     data.index()
+    data.check_train_batches(limit=config.trainer.limit_train_batches)
     classifier = Classifier(
         config.model.backbone,
         dropout=config.model.dropout,
@@ -86,6 +87,7 @@ def train(config: TrainConfig, folder: Path) -> None:
     try:
         write_split_csv(folder / "split.csv", data.split)
         _announce(config, data, facts, folder)
+        writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
         callbacks = [*bars, history, LastCheckpoint(folder)]
         trainer = _trainer(config, accelerator=accelerator, precision=precision, callbacks=callbacks)
         _fit(trainer, classifier, data)
@@ -99,7 +101,7 @@ def train(config: TrainConfig, folder: Path) -> None:
     seconds = time.perf_counter() - started
     record.finish(seconds_total=seconds, seconds_training=history.train_seconds)
     log.info("page: %s", write_report(folder))
-    _report(result, folder, Subset.TEST, seconds)
+    _report(result, folder / Subset.TEST, Subset.TEST, seconds)
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -120,14 +122,12 @@ def evaluate(config: EvaluateConfig) -> None:
     _apply(config.data, trained.data)
     trained.data.verify = True
     accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
+    if config.trainer.precision == "auto" and str(run.get("device")).startswith(accelerator):
+        precision = run["precision"]
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
     path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
     network = load_checkpoint(path, evaluated=subsets)
-    if network.image_size != trained.data.image_size:
-        raise CheckpointError(
-            f"{path} was trained on images of {network.image_size} pixels, "
-            f"the run {folder} on {trained.data.image_size}"
-        )
+    _check_fits(network, path, run, trained, folder)
     data = BreakHisDataModule(trained.data, trained.augmentation, seed=trained.seed)
     data.index()
     if data.split.checksum() != run["data"]["split_checksum"]:
@@ -142,17 +142,44 @@ def evaluate(config: EvaluateConfig) -> None:
         )
     data.evaluated = subsets
     data.setup()
-    data.mean, data.std = _three(network.mean), _three(network.std)
+    if run["data"].get("pixels_checksum") not in (None, data.store.checksum()):
+        raise RunFolderError(
+            f"the images have the names of those of run {folder}, but other pixels; "
+            "set data.root to the folder the run was trained on"
+        )
+    data.mean, data.std = network.mean, network.std
     trainer = _trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
     device = torch.device(accelerator)
     for each in subsets:
-        result = write_outcome(folder, data, network.classifier, each, n_explained=config.gallery, device=device)
+        place = folder / (each if config.checkpoint == "last" else f"{each}_{path.stem}")
+        result = write_outcome(place, data, network.classifier, each, n_explained=config.gallery, device=device)
         if each is Subset.VAL and config.calibrate:
             calibrate(folder, sensitivity=config.sensitivity)
-    if subset is Subset.TEST:
+    if subset is Subset.TEST and config.checkpoint == "last":
         log.info("page: %s", write_report(folder))
-    _report(result, folder, subset, time.perf_counter() - started)
+    _report(result, place, subset, time.perf_counter() - started)
+
+
+def _check_fits(
+    network: TrainedNetwork, path: Path, run: Mapping[str, Any], trained: TrainConfig, folder: Path
+) -> None:
+    """Makes sure that a checkpoint may be evaluated on the images of a run.
+
+    Raises:
+        CheckpointError: If it is of another network, image size or split.
+    """
+    if network.image_size != trained.data.image_size:
+        raise CheckpointError(
+            f"{path} was trained on images of {network.image_size} pixels, "
+            f"the run {folder} on {trained.data.image_size}"
+        )
+    if network.classifier.backbone != trained.model.backbone:
+        raise CheckpointError(f"{path} holds {network.classifier.backbone}, the run {folder} {trained.model.backbone}")
+    if network.split_checksum not in (None, run["data"]["split_checksum"]):
+        raise CheckpointError(
+            f"{path} was trained on another split than the run {folder}: it may have seen these test images"
+        )
 
 
 def _trainer(config: TrainConfig, *, accelerator: str, precision: str, callbacks: list[L.Callback]) -> L.Trainer:
@@ -209,13 +236,12 @@ def _conclude(
     results = {}
     for subset in data.evaluated:
         results[subset] = write_outcome(
-            folder, data, classifier, subset, n_explained=config.gallery, device=torch.device(accelerator)
+            folder / subset, data, classifier, subset, n_explained=config.gallery, device=torch.device(accelerator)
         )
         if subset is Subset.VAL:  # comes before test, whose metrics then use it
             calibrate(folder, sensitivity=DEFAULT_SENSITIVITY)
         writers.add_image(subset, "confusion_matrix", results[subset].confusion_matrix, epoch=config.trainer.max_epochs)
         writers.add_text(subset, "classification_report", _code(classification_report(results[subset].metrics)))
-    writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
     return results[Subset.TEST]
 
 
@@ -258,6 +284,7 @@ def _facts(
             "description": data.description,
             "n_images": data.split.counts(),
             "split_checksum": data.split.checksum(),
+            "pixels_checksum": data.store.checksum(),
             "mean": data.mean,
             "std": data.std,
         },
@@ -295,7 +322,7 @@ def _announce(config: TrainConfig, data: BreakHisDataModule, facts: Mapping[str,
 def _report(result: Result, folder: Path, subset: Subset, seconds: float) -> None:
     """Says how good the network is and where everything lies."""
     log.info("%s images\n\n%s", subset, classification_report(result.metrics))
-    log.info("%s after %s", folder / subset, duration(seconds))
+    log.info("%s after %s", folder, duration(seconds))
 
 
 def _free(data: BreakHisDataModule) -> None:
@@ -304,8 +331,3 @@ def _free(data: BreakHisDataModule) -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue

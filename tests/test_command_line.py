@@ -82,6 +82,43 @@ def test_a_sweep_whose_runs_would_share_a_folder_is_refused(tmp_path: Path) -> N
     assert "several runs of the sweep would share a folder: 1" in outcome.err
 
 
+def test_evaluate_is_no_sweep(tmp_path: Path) -> None:
+    outcome = run_program("evaluate", "-m", "run=a,b", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "runs=<sweep folder> compares several" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_not_touched_by_a_refused_one(finished_run: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in finished_run.rglob("*") if path.is_file()}
+    outcome = run_program("train", *TINY, f"hydra.run.dir={finished_run}", "data.fold=5", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "holds a run already" in outcome.err
+    assert {path: path.read_bytes() for path in finished_run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = run_program("train", *TINY, "hydra.run.dir=file/run", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "file/run cannot be written: no access to" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = run_program("train", *TINY, "data.cache_dir=file/cache", "hydra.run.dir=run", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "file" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_path_that_needs_quotes_is_told_so(tmp_path: Path) -> None:
+    outcome = run_program("train", "data.root=/my data/x=(1)", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "needs quotes inside quotes" in outcome.err
+
+
 def images_at(root: Path, *names: str) -> None:
     """Small true images: the first of a patient of each class in train and in test of fold 2."""
     from PIL import Image
@@ -277,5 +314,9 @@ def test_evaluate_refuses_other_images_than_the_runs(finished_run: Path, tmp_pat
     facts = json.loads((copy / "run.json").read_text())
     facts["data"]["split_checksum"] = "sha256:0"
     (copy / "run.json").write_text(json.dumps(facts))
+    checkpoint = copy / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["BreakHisDataModule"]["split_checksum"] = "sha256:0"
+    torch.save(content, checkpoint)
     assert "the images are not those of run" in evaluate_refused(tmp_path, "run=run")
     assert "drawn images, which have no folder" in evaluate_refused(tmp_path, "run=run", "data.root=data")

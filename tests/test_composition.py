@@ -79,6 +79,13 @@ def test_the_cosine_schedule_ends_with_the_training() -> None:
     assert config.scheduler == CosineConfig(T_max=7, eta_min=0.0)
 
 
+@pytest.mark.parametrize("value", ["200", "200.0", "'200'", "[200]"])
+def test_a_magnification_is_a_whole_number_however_it_is_written(value: str) -> None:
+    (magnification,) = compose_checked("train", [f"data.magnification={value}"]).data.magnification
+    assert isinstance(magnification, int)
+    assert magnification == 200
+
+
 def test_seed_0_and_a_list_of_magnifications_are_taken_as_given() -> None:
     config = compose_checked("train", ["seed=0", "data.magnification=[40,400]"])
     assert (config.seed, config.data.magnification) == (0, (40, 400))
@@ -97,6 +104,12 @@ def test_seed_0_and_a_list_of_magnifications_are_taken_as_given() -> None:
         ("data.fold=6", "data.fold=6 is not possible; expected one of 1, 2, 3, 4, 5"),
         ("data.magnification=300", "data.magnification=300 is not possible; expected one of 40, 100, 200, 400"),
         ("data.magnification=[40,300]", "data.magnification=300 is not possible"),
+        ("data.root=''", "data.root is empty; expected any folder that holds files"),
+        ("scheduler.gamma=1.5", "scheduler.gamma=1.5 is not possible"),
+        (
+            "data.image_size=30000",
+            "data.image_size=30000 is not possible; expected a number at least 32 and at most 4096",
+        ),
         ("data.magnification=[]", "data.magnification=[] is not possible; expected at least one of 40"),
         ("data.magnification=[40,40]", "data.magnification=[40, 40] names one of them twice"),
         ("data.image_size=0", "data.image_size=0 is not possible; expected a number at least 32"),
@@ -200,7 +213,7 @@ def test_values_that_fit_no_folder_name_are_replaced_and_kept_apart() -> None:
 
 def test_a_sweep_expands_to_every_combination() -> None:
     overrides = parse_overrides(["model=resnet18,resnext50", "seed=range(2)", "data.fold=1"])
-    assert list(expand_sweep(overrides)) == [
+    assert expand_sweep(overrides) == [
         ["model=resnet18", "seed=0", "data.fold=1"],
         ["model=resnet18", "seed=1", "data.fold=1"],
         ["model=resnext50", "seed=0", "data.fold=1"],

@@ -2,6 +2,9 @@ import csv
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.evaluation.__main__ import main as recompute
 from breakhis_pl.evaluation.predictions import read_predictions
 from breakhis_pl.training.device import resolve_device
+from tests.conftest import REPOSITORY
 from tests.programs import TINY, run_program
 
 
@@ -173,12 +177,80 @@ def test_a_folder_that_holds_a_run_is_not_written_to(finished_run: Path, tmp_pat
     assert (finished_run / "run.json").read_bytes() == before
 
 
+def test_a_training_that_diverges_stops_and_says_so(tmp_path: Path, drawn_cache: Path) -> None:
+    arguments = (*TINY, f"data.cache_dir={drawn_cache}", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=3")
+    outcome = run_program("train", *arguments, "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "the loss is not finite in epoch 1 at learning rate 1e+30" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+    assert not (tmp_path / "run" / "test").exists()
+
+
+def test_images_with_other_pixels_are_not_evaluated(finished_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    facts = json.loads((copy / "run.json").read_text())
+    facts["data"]["pixels_checksum"] = "sha256:0"
+    (copy / "run.json").write_text(json.dumps(facts))
+    outcome = run_program("evaluate", f"run={copy}", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "have the names of those of run" in outcome.err
+
+
+def test_a_checkpoint_of_another_split_or_network_is_refused_and_one_of_the_same_has_its_own_folder(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    before = (copy / "test" / "predictions.csv").read_bytes()
+    content = torch.load(copy / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save(content, tmp_path / "other.ckpt")
+    outcome = run_program("evaluate", f"run={copy}", f"checkpoint={tmp_path / 'other.ckpt'}", "gallery=0", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert (copy / "test_other" / "predictions.csv").is_file()
+    assert (copy / "test" / "predictions.csv").read_bytes() == before
+    content["BreakHisDataModule"]["split_checksum"] = "sha256:0"
+    torch.save(content, tmp_path / "other.ckpt")
+    outcome = run_program("evaluate", f"run={copy}", f"checkpoint={tmp_path / 'other.ckpt'}", cwd=tmp_path)
+    assert (outcome.status, "was trained on another split" in outcome.err) == (1, True)
+    facts = json.loads((copy / "run.json").read_text())
+    facts["config"]["model"]["backbone"] = "resnext50"
+    (copy / "run.json").write_text(json.dumps(facts))
+    outcome = run_program("evaluate", f"run={copy}", cwd=tmp_path)
+    assert (outcome.status, "holds resnet18, the run" in outcome.err) == (1, True)
+
+
+def test_ctrl_c_ends_a_run_with_status_130_and_says_so(tmp_path: Path, drawn_cache: Path) -> None:
+    arguments = (*TINY, f"data.cache_dir={drawn_cache}", "trainer.max_epochs=500", "hydra.run.dir=run", "trainer=cpu")
+    started = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in started.stdout:
+        if line.startswith("epoch 2/500"):
+            break
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=120)
+    assert started.returncode == 130, errors
+    assert errors.strip().endswith("interrupted")
+    assert "Traceback" not in errors
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["status"], run["error"]) == ("failed", "interrupted")
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto", "auto") == ("cpu", "32-true")
     with pytest.raises(ConfigurationError, match=r"accelerator=gpu: torch .* sees no GPU"):
         resolve_device("gpu", "auto")
+    with pytest.raises(ConfigurationError, match=r"trainer\.precision=16-mixed needs a CUDA GPU"):
+        resolve_device("cpu", "16-mixed")
     with pytest.raises(ConfigurationError, match="accelerator=mps"):
         resolve_device("mps", "auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from breakhis_pl.config import AugmentationConfig, BreakHisDataConfig, DataConfig, SyntheticDataConfig
+from breakhis_pl.config import SMALLEST_IMAGE, AugmentationConfig, BreakHisDataConfig, DataConfig, SyntheticDataConfig
 from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_network_input
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.drawn import synthetic_folder
@@ -98,7 +98,6 @@ class BreakHisDataModule(L.LightningDataModule):
             self.is_complete = False
         self.split = self._make_split()
         self.evaluated = tuple(subset for subset in (Subset.VAL, Subset.TEST) if subset in self.split.subsets)
-        self._check_last_batch()
 
     def prepare_data(self) -> None:
         """Builds the store if it is not there; Lightning calls this in one process only."""
@@ -175,7 +174,12 @@ class BreakHisDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Statistics for the checkpoint, so that it can be used without the train images."""
-        return {"mean": list(self.mean), "std": list(self.std), "image_size": self.data.image_size}
+        return {
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "image_size": self.data.image_size,
+            "split_checksum": self.split.checksum(),
+        }
 
     def _root(self) -> Path:
         match self.data:
@@ -200,14 +204,21 @@ class BreakHisDataModule(L.LightningDataModule):
         check_usable(split, f"{asked} data.val_fraction={self.data.val_fraction:g}")
         return split
 
-    def _check_last_batch(self) -> None:
-        """Batch norm in training needs more than one value per channel; at 32 to 63 pixels an image has one left.
+    def check_train_batches(self, *, limit: int | None = None) -> None:
+        """Makes sure that batch norm can take every train batch: it needs more than one value per channel.
+
+        Of an image of 32 pixels a single value is left at the end; so small a batch must have two images.
+
+        Args:
+            limit: Train batches per epoch; None takes all.
 
         Raises:
-            ConfigurationError: If the last train batch is a single image that small.
+            ConfigurationError: If a train batch is a single image that small.
         """
         n_train, size = len(self.split.indices(Subset.TRAIN)), self.data.batch_size
-        if self.data.image_size < 64 and n_train % size == 1 % size:
+        n_full, rest = divmod(n_train, size)
+        is_single = size == 1 or (rest == 1 and (limit is None or limit > n_full))
+        if self.data.image_size <= SMALLEST_IMAGE and is_single:
             raise ConfigurationError(
                 f"data.batch_size={size} leaves a batch of a single image ({n_train} train images), which batch norm "
                 f"cannot take at data.image_size={self.data.image_size}; change either of them"

@@ -47,6 +47,9 @@ def synthetic_folder(config: SyntheticDataConfig, *, show_progress: bool = True)
             seed=config.draw_seed,
             on_progress=report,
         )
-        if not folder.is_dir():  # another process may have been faster
+        try:
             aside.replace(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
     return folder

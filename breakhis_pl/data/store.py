@@ -6,9 +6,11 @@ times of the image files and the image size, so that opening a store reads no im
 aside and renamed, so that what bears the name is whole.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,13 +23,19 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from breakhis_pl.data.index import ImageRecord
-from breakhis_pl.errors import ImageError, listed
+from breakhis_pl.errors import ImageError, StorageError, listed
 from breakhis_pl.files import folder_aside
 
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 
 VERSION = 1
 """Of the store's layout and of the way images are decoded and resized; another one makes another store."""
+
+SPARE_BYTES = 50_000_000
+"""Room that is left on the disk when a store has been built."""
+
+PATIENCE = 10
+"""How often a store is put in its place while other processes do the same."""
 
 LARGEST_IMAGE = 50_000_000
 """Pixels of an image that is still decoded; 150 times those of an original."""
@@ -49,6 +57,10 @@ class Store:
     checksums: tuple[str, ...]
     built: bool
 
+    def checksum(self) -> str:
+        """SHA-256 over the checksums of all images, in their order: equal pixels, equal checksum."""
+        return f"sha256:{hashlib.sha256(''.join(self.checksums).encode()).hexdigest()}"
+
 
 def open_store(
     records: Sequence[ImageRecord], *, image_size: int, cache_dir: Path, show_progress: bool = True
@@ -63,15 +75,18 @@ def open_store(
 
     Raises:
         ImageError: If files are no readable images; all of them in one message.
+        StorageError: If there is not enough room on the disk.
+        OSError: If the cache folder cannot be written to.
     """
     folder = cache_dir / f"{image_size}px-{_key(records, image_size)}"
-    store = _opened(folder, records)
+    store = _opened(folder, records, image_size)
     if store is not None:
         return store
     with folder_aside(folder) as aside:
+        _check_disk(aside, n_bytes=len(records) * image_size**2 * 3)
         _build(aside, records, image_size=image_size, show_progress=show_progress)
-        _put_in_place(aside, folder)
-    built = _opened(folder, records)
+        _put_in_place(aside, folder, records)
+    built = _opened(folder, records, image_size)
     if built is None:
         raise ImageError(f"the store {folder} is damaged right after it was built; check the disk it lies on")
     return Store(folder=built.folder, pixels=built.pixels, checksums=built.checksums, built=True)
@@ -163,7 +178,21 @@ def _key(records: Iterable[ImageRecord], image_size: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _opened(folder: Path, records: Sequence[ImageRecord]) -> Store | None:
+def _check_disk(folder: Path, *, n_bytes: int) -> None:
+    """A memory map of a file that does not fit ends the process without a word, so the room is looked at before.
+
+    Raises:
+        StorageError: If the disk has less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + SPARE_BYTES:
+        raise StorageError(
+            f"{folder.parent}: {free / 1e6:,.0f} MB free, {(n_bytes + SPARE_BYTES) / 1e6:,.0f} MB needed for decoded "
+            "images; make room, or set data.cache_dir to a folder elsewhere"
+        )
+
+
+def _opened(folder: Path, records: Sequence[ImageRecord], image_size: int) -> Store | None:
     """The store in a folder if it is whole; None if there is none, or if it is damaged."""
     try:
         facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
@@ -172,7 +201,10 @@ def _opened(folder: Path, records: Sequence[ImageRecord]) -> Store | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
     names = [record.name.file_name for record in records]
-    if facts.get("version") != VERSION or facts.get("names") != names or pixels.shape[0] != len(names):
+    shape = (len(names), image_size, image_size, 3)
+    if (facts.get("version"), facts.get("names")) != (VERSION, names) or pixels.shape != shape:
+        return None
+    if pixels.dtype != np.uint8 or len(checksums) != len(names):
         return None
     in_memory = np.empty(pixels.shape, dtype=np.uint8)
 
@@ -206,12 +238,21 @@ def _build(folder: Path, records: Sequence[ImageRecord], *, image_size: int, sho
     (folder / "store.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
-    """Renames a finished store; a damaged one in its place is moved away first."""
-    if folder.exists():
-        with folder_aside(folder) as away:
-            folder.replace(away / "damaged")
-    aside.replace(folder)
+def _put_in_place(aside: Path, folder: Path, records: Sequence[ImageRecord]) -> None:
+    """Renames a finished store; a damaged one in its place is moved away, a whole one of another process stays."""
+    image_size = int(folder.name.partition("px-")[0])
+    for _ in range(PATIENCE):
+        try:
+            aside.replace(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            if _opened(folder, records, image_size) is not None:
+                return
+            with folder_aside(folder) as away, contextlib.suppress(FileNotFoundError):
+                folder.replace(away / "damaged")
+        else:
+            return
 
 
 def _decoded(

@@ -1,15 +1,14 @@
-"""Temperature scaling and a decision threshold, fitted on validation rows only (no torch).
+"""Temperature scaling and a decision threshold, fitted on validation rows and on nothing else (no torch).
 
-Temperature scaling divides the logit z = ln p(malignant) - ln p(benign) by the number with the smallest log loss on
-the validation rows; the order of images stays. The threshold is the largest one whose sensitivity on the validation rows is
-at least the wanted one.
-
-Source:
-    Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks, ICML 2017, arXiv:1706.04599.
+A fine-tuned network ranks images better than it knows how sure it may be. Dividing its logits by one number, the
+temperature, mends the latter and leaves the ranking as it is. The threshold replaces the usual half by the largest one
+that still finds as many of the malignant validation images as wanted: missing a cancer and calling a benign tumor
+malignant do not weigh the same. What either reaches on other cases is for test rows to say: `calibration_summary`.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,19 @@ from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import PredictionsError, RunFolderError
 from breakhis_pl.evaluation.metrics import evaluate
 from breakhis_pl.evaluation.predictions import Predictions
+from breakhis_pl.evaluation.scores import CLIP, log_loss
 from breakhis_pl.files import write_text
 
-SMALLEST_PROBABILITY = 1e-12
-"""Probabilities are clipped to [this, 1 - this] before their logit is taken."""
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
-TEMPERATURES = (0.05, 20.0)
-"""The temperature is searched for between these."""
+TEMPERATURES = (0.25, 20.0)
+"""Bounds of the temperature. Rows without a mistake ask for 0, and any mistake elsewhere would cost without end."""
 
-_SUMMARIZED = ("accuracy", "weighted_f1", "brier", "log_loss", "ece", "sensitivity", "specificity")
+SUMMARIZED = ("log_loss", "brier", "ece", "accuracy", "sensitivity", "specificity", "weighted_f1")
+"""What `calibration_summary` holds with intervals."""
+
+_N_HALVINGS = 60  # of an interval below 4: to 4e-18
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,15 @@ class Calibration:
     """What was fitted on validation rows.
 
     Attributes:
-        temperature: Divides the logits.
-        threshold: On the calibrated probability of malignant: malignant if it is at least this.
-        sensitivity: The wanted one.
+        temperature: Divides the logits; above 1 makes probabilities less extreme.
+        threshold: An image is called malignant if its calibrated probability of "malignant" is at least this; 0..1.
+        sensitivity: Share of the malignant images that was to be found; 0..1, exclusive.
         n_images: Number of validation rows.
         n_cases: Number of their cases.
-        log_loss_before: On these rows, without temperature.
-        log_loss_after: On these rows, with it.
-        sensitivity_reached: On these rows, at the threshold.
-        specificity_reached: On these rows, at the threshold.
+        log_loss_before: Of these rows as they are, nats per image.
+        log_loss_after: With the temperature.
+        sensitivity_reached: On these rows at the threshold; at least `sensitivity`.
+        specificity_reached: On these rows at the threshold.
     """
 
     temperature: float
@@ -59,57 +62,146 @@ class Calibration:
 
 
 def fit_calibration(predictions: Predictions, *, sensitivity: float = 0.95) -> Calibration:
-    """Temperature and threshold from validation rows.
+    """Temperature and threshold for validation rows.
+
+    The temperature has the smallest log loss of all within `TEMPERATURES`. Images with the same probability are called
+    alike, so that more of the malignant ones may be found than wanted, never fewer.
 
     Args:
-        predictions: Of validation images, both classes.
-        sensitivity: Wanted share of malignant images that are called malignant, in (0, 1).
+        predictions: Rows of validation images; nothing else was or will be measured on them.
+        sensitivity: Share of the malignant images to find; above 0, below 1.
 
     Raises:
-        PredictionsError: If the sensitivity is outside (0, 1), or a class has no row.
+        PredictionsError: If the sensitivity is not between 0 and 1, or a class has no row.
+
+    Source:
+        Guo, Pleiss, Sun and Weinberger, ICML 2017, arXiv:1706.04599, for the temperature.
     """
     if not 0 < sensitivity < 1:
-        raise PredictionsError(f"a sensitivity of {sensitivity} cannot be asked for; expected one within (0, 1)")
+        raise PredictionsError(f"sensitivity {sensitivity} cannot be aimed at; expected a number between 0 and 1")
     is_malignant = predictions.target == 1
     for class_name, present in zip(CLASS_NAMES, (~is_malignant, is_malignant), strict=True):
         if not present.any():
-            raise PredictionsError(f"the validation rows hold no {class_name} image; raise data.val_fraction")
-    logit = _logit(predictions.prob_malignant)
-    temperature = _fit_temperature(logit, is_malignant)
-    scaled = _sigmoid(logit / temperature)
-    threshold = _largest_threshold(scaled[is_malignant], sensitivity)
-    called = scaled >= threshold
+            raise PredictionsError(
+                f"none of the {len(predictions)} validation images is {class_name}; expected both classes: "
+                "train with a larger data.val_fraction, or another seed"
+            )
+    temperature = best_temperature(log_odds(predictions.probabilities), predictions.target)
+    scaled = _scaled(predictions, temperature)
+    threshold = largest_threshold(scaled[is_malignant, 1], sensitivity=sensitivity)
+    is_called = scaled[:, 1] >= threshold
     return Calibration(
         temperature=temperature,
         threshold=threshold,
         sensitivity=sensitivity,
         n_images=len(predictions),
         n_cases=len(set(predictions.case)),
-        log_loss_before=_log_loss(logit, is_malignant),
-        log_loss_after=_log_loss(logit / temperature, is_malignant),
-        sensitivity_reached=float(called[is_malignant].mean()),
-        specificity_reached=float((~called)[~is_malignant].mean()),
+        log_loss_before=log_loss(predictions.target, predictions.probabilities),
+        log_loss_after=log_loss(predictions.target, scaled),
+        sensitivity_reached=float(is_called[is_malignant].mean()),
+        specificity_reached=float((~is_called)[~is_malignant].mean()),
     )
+
+
+def log_odds(probabilities: FloatArray) -> FloatArray:
+    """Logit z = ln p(malignant) - ln p(benign), which is the difference of the network's two outputs.
+
+    Both are kept `CLIP` away from 0, as for the log loss, so that z is finite: |z| < 36.05.
+
+    Args:
+        probabilities: Columns as in `CLASS_NAMES`; (n, 2), 0..1.
+
+    Returns:
+        float64, (n,).
+
+    Example:
+        >>> log_odds(np.array([[0.5, 0.5], [0.2, 0.8]])).round(3).tolist()
+        [0.0, 1.386]
+    """
+    log: FloatArray = np.log(np.maximum(probabilities, CLIP))
+    return log[:, 1] - log[:, 0]
+
+
+def best_temperature(logit: FloatArray, target: IntArray) -> float:
+    """The temperature within `TEMPERATURES` by which logits have the smallest log loss.
+
+    The log loss is convex in b = 1 / temperature, and its slope, the mean of (1 / (1 + exp(-b z)) - target) z, grows
+    with b: halving finds where it is 0, and ends at a bound where it is 0 nowhere between.
+
+    Args:
+        logit: (n,).
+        target: Index of the true class; int, (n,), 0 or 1.
+
+    Returns:
+        1 where every temperature is as good, as for logits of 0.
+
+    Example:
+        >>> round(best_temperature(np.log([3.0, 3.0, 3.0]), np.array([1, 1, 0])), 3)  # surer than 2 of 3
+        1.585
+    """
+
+    def slope(inverse: float) -> float:
+        return float(((_sigmoid(inverse * logit) - target) * logit).mean())
+
+    if not logit.any():
+        return 1.0
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+    if slope(low) >= 0:
+        return TEMPERATURES[1]
+    if slope(high) <= 0:
+        return TEMPERATURES[0]
+    for _ in range(_N_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return 2 / (low + high)
+
+
+def largest_threshold(prob_malignant: FloatArray, *, sensitivity: float) -> float:
+    """The largest number that at least a share of the malignant images reaches.
+
+    Args:
+        prob_malignant: Of the malignant images; (n,), at least one.
+        sensitivity: The share; above 0, at most 1.
+
+    Returns:
+        The probability of one of them.
+
+    Example:
+        >>> largest_threshold(np.array([0.9, 0.6, 0.8, 0.6]), sensitivity=0.75)
+        0.6
+    """
+    n_needed = math.ceil(sensitivity * prob_malignant.size - 1e-9)  # 0.7 * 10 is a little above 7
+    return float(np.sort(prob_malignant)[prob_malignant.size - n_needed])
 
 
 def calibrated(predictions: Predictions, calibration: Calibration) -> Predictions:
-    """The rows with calibrated probabilities and the decision at the fitted threshold."""
-    malignant = _sigmoid(_logit(predictions.prob_malignant) / calibration.temperature)
-    return replace(
-        predictions,
-        probabilities=np.stack([1 - malignant, malignant], axis=1),
-        predicted=(malignant >= calibration.threshold).astype(np.int64),
-    )
+    """The rows with calibrated probabilities, decided at the threshold.
+
+    Args:
+        predictions: Rows of any subset.
+        calibration: What was fitted on validation rows of the same network.
+    """
+    scaled = _scaled(predictions, calibration.temperature)
+    is_called = scaled[:, 1] >= calibration.threshold
+    return replace(predictions, probabilities=scaled, predicted=is_called.astype(np.int64))
 
 
 def calibration_summary(test: Predictions, calibration: Calibration, *, seed: int, n_draws: int) -> dict[str, Any]:
-    """What calibration and threshold do to test rows, for the key "calibrated" of metrics.json.
+    """What metrics.json holds as "calibrated": the fit, and what it reaches on test rows.
 
     Args:
-        test: Rows of images that nothing was fitted on.
-        calibration: From validation rows.
-        seed: Of the draws of the intervals.
-        n_draws: Number of draws.
+        test: Rows as they are, of images that nothing was fitted on.
+        calibration: What was fitted on validation rows.
+        seed: Of the draws of cases; 0 or more.
+        n_draws: Number of draws, at least 100.
+
+    Returns:
+        Temperature, threshold, wanted sensitivity, size of the validation set, every metric of `SUMMARIZED` as
+        `{"value": v, "ci95": [lo, hi]}`, and the confusion matrix at the threshold.
+
+    Raises:
+        PredictionsError: If there is no row.
+        ConfigurationError: If there are too few draws, or the seed is negative.
     """
     metrics = evaluate(calibrated(test, calibration), seed=seed, n_draws=n_draws)
     return {
@@ -117,73 +209,65 @@ def calibration_summary(test: Predictions, calibration: Calibration, *, seed: in
         "threshold": calibration.threshold,
         "wanted_sensitivity": calibration.sensitivity,
         "fitted_on": {"subset": "val", "n_images": calibration.n_images, "n_cases": calibration.n_cases},
-        **{name: metrics[name] for name in _SUMMARIZED},
+        **{name: metrics[name] for name in SUMMARIZED},
         "confusion_matrix": metrics["confusion_matrix"],
     }
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Writes calibration.json."""
+    """Write a calibration as JSON; the file appears under its name only when it is complete.
+
+    Args:
+        path: The file to write, calibration.json; its folder exists.
+        calibration: What to write.
+    """
     write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
 
 
 def read_calibration(path: Path) -> Calibration:
-    """What `write_calibration` wrote.
+    """The calibration in a file.
+
+    Args:
+        path: A calibration.json.
 
     Raises:
-        RunFolderError: If the file is missing or damaged.
+        RunFolderError: If there is no such file, or it is no calibration.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunFolderError(
-            f"{path} does not exist; temperature and threshold are fitted on validation images only: "
-            "train with data.val_fraction above 0, as in data.val_fraction=0.2"
+            f"{path} does not exist; expected the calibration of a run: train with data.val_fraction above 0, "
+            "as in data.val_fraction=0.2, because nothing is fitted on train or test images"
         ) from None
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
-    try:
-        calibration = Calibration(**content)
-        numbers = np.array([float(value) for value in asdict(calibration).values()])
-    except (TypeError, ValueError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
-    if not np.isfinite(numbers).all() or calibration.temperature <= 0 or not 0 <= calibration.threshold <= 1:
-        raise RunFolderError(
-            f"{path} is damaged: temperature {calibration.temperature}, threshold {calibration.threshold}"
-        )
-    return calibration
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from error
+    names = [field.name for field in fields(Calibration)]
+    if not isinstance(document, dict) or document.keys() != set(names):
+        raise _damaged(path, f"expected an object with {', '.join(names)}")
+    for name, value in document.items():
+        is_count = name in ("n_images", "n_cases")
+        kinds = (int,) if is_count else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            raise _damaged(path, f"{name} is {value!r}, not a {'whole ' if is_count else ''}number")
+    if document["temperature"] <= 0 or not 0 <= document["threshold"] <= 1:
+        raise _damaged(path, f"temperature {document['temperature']}, threshold {document['threshold']}")
+    return Calibration(**document)
 
 
-def _fit_temperature(logit: NDArray[np.float64], is_malignant: NDArray[np.bool_]) -> float:
-    """The temperature of the smallest log loss, by golden-section search; the loss is convex in its inverse."""
-    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
-    ratio = (np.sqrt(5) - 1) / 2
-    for _ in range(100):  # the bracket shrinks by 0.618 each time, far below the precision of a float
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if _log_loss(logit * left, is_malignant) <= _log_loss(logit * right, is_malignant):
-            high = right
-        else:
-            low = left
-    return float(2 / (low + high))
+def _damaged(path: Path, fault: str) -> RunFolderError:
+    return RunFolderError(
+        f"{path} is damaged: {fault}; fit again with `python evaluate.py run=<its folder> calibrate=true`, which takes "
+        "a run with data.val_fraction above 0, because nothing is fitted on train or test images"
+    )
 
 
-def _largest_threshold(malignant: NDArray[np.float64], sensitivity: float) -> float:
-    """The largest value that at least a share of the malignant probabilities reaches; equal ones go together."""
-    n_needed = int(np.ceil(sensitivity * len(malignant) - 1e-9))
-    return float(np.sort(malignant)[::-1][n_needed - 1])
+def _scaled(predictions: Predictions, temperature: float) -> FloatArray:
+    """Probabilities at a temperature; (n, 2)."""
+    logit = log_odds(predictions.probabilities) / temperature
+    return np.stack([_sigmoid(-logit), _sigmoid(logit)], axis=1)
 
 
-def _log_loss(logit: NDArray[np.float64], is_malignant: NDArray[np.bool_]) -> float:
-    """Mean of ln(1 + exp(-z)) for malignant and ln(1 + exp(z)) for benign rows, in nats."""
-    return float(np.logaddexp(0, np.where(is_malignant, -logit, logit)).mean())
-
-
-def _logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    clipped = np.clip(probability, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    logit: NDArray[np.float64] = np.log(clipped) - np.log1p(-clipped)
-    return logit
-
-
-def _sigmoid(logit: NDArray[np.float64]) -> NDArray[np.float64]:
-    value: NDArray[np.float64] = 1 / (1 + np.exp(-logit))
+def _sigmoid(logit: FloatArray) -> FloatArray:
+    value: FloatArray = 1 / (1 + np.exp(-logit))
     return value

@@ -3,6 +3,7 @@
 A metric of thousands of draws then costs a few matrix products instead of thousands of passes over the images.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ _WEIGHS_CLASSES_ALIKE = (
     "macro_precision",
     "macro_recall",
     "macro_f1",
+    "mcc",
     "auroc",
     "average_precision",
 )
@@ -140,23 +142,45 @@ class CaseTable:
                 return int(cases_of_class[i])
         return self.n_cases
 
-    def half_step(self, name: str) -> float:
-        """Half of what one image or pair of images changes, as a share of the metric's range.
+    def n_effective_cases(self, name: str) -> float:
+        """Number of cases that a metric's precision is judged by.
 
         Args:
-            name: Of the metric, as in `metrics`; one that is defined for the table.
+            name: Of the metric, as in `metrics`.
+
+        Returns:
+            Cases of the class for its recall, all for what counts images. What weighs both classes alike is as precise
+            as from 4 / (1 / benign + 1 / malignant) cases: all of them if there are as many of either class, else less.
+
+        Source:
+            Willer, Li and Abecasis 2010, doi:10.1093/bioinformatics/btq340, for cases and controls.
         """
-        support = self.support.sum(0)
-        if name in ("brier", "log_loss", "ece"):
-            return 1e-12  # these have no steps
-        if name in ("auroc", "average_precision"):
-            return float(0.5 / support.prod())
+        cases_of_class = (self.support > 0).sum(0)
         for i, class_name in enumerate(CLASS_NAMES):
-            if name == f"precision_{class_name}":
-                return float(0.5 / self.n_predicted[:, i].sum())
-            if name in (f"recall_{class_name}", f"f1_{class_name}"):
-                return float(0.5 / support[i])
-        return float(0.5 / support.sum())
+            if name == f"recall_{class_name}":
+                return float(cases_of_class[i])
+        if name in _WEIGHS_CLASSES_ALIKE:
+            return float(cases_of_class.size**2 / (1 / cases_of_class).sum())
+        return float(self.n_cases)
+
+    def value_of_a_coin(self, name: str) -> float:
+        """What a coin, or a probability of a half, scores; 0.5 stands for the F1 scores and precisions as well.
+
+        Args:
+            name: Of the metric, as in `metrics`.
+        """
+        match name:
+            case "brier":
+                return 0.25
+            case "log_loss":
+                return math.log(2)
+            case "mcc":
+                return 0.0
+            case "average_precision":
+                support = self.support.sum(0)
+                return float(support[1] / support.sum())
+            case _:
+                return 0.5
 
     def _auroc(self, weights: FloatArray, support: FloatArray) -> FloatArray:
         ordered = ((weights @ self.ordered_pairs) * weights).sum(1)

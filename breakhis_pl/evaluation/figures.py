@@ -35,6 +35,13 @@ GREEN = "#009E73"
 GRAY = "#666666"
 
 
+SYNTHETIC_NOTE = "synthetic images, no tissue"
+"""Put on every figure of a run on drawn images."""
+
+INCOMPLETE_NOTE = "incomplete archive"
+"""Put on every figure of a run on a part of the published images."""
+
+
 @dataclass(frozen=True, slots=True)
 class LineStyle:
     """How a series is told from the others, with and without color."""

@@ -2,9 +2,10 @@
 
 Images of one case resemble each other, so 597 images of 27 cases say far less than 597 independent ones would. Cases
 are drawn with replacement, without strata. The quantiles of the draws themselves (percentile interval) cover too
-little: a bootstrap of few cases is too narrow and its quantiles miss the skew near a bound. So the draws give only the
-standard error, on a scale where a metric is about normal (logit between its bounds, logarithm for the log loss), and
-Student's t gives the width. tests/evaluation/test_intervals.py simulates how often both cover the truth.
+little: a bootstrap of few cases is too narrow, its quantiles miss the skew near a bound, and where no hard case
+happens to be among the cases it knows of none. So the draws give only the standard error, a fifth of a case that is
+decided by a coin is added, and Student's t on the logit scale gives the width. docs/intervals.md compares this with
+other methods, and how often each covers the truth.
 """
 
 import math
@@ -28,9 +29,13 @@ N_DRAWS = 10_000
 """Draws behind an interval, if nothing else is asked for."""
 
 INTERVAL_METHOD = (
-    "bootstrap of cases, Student t on the logit scale (log_loss: logarithm; ece: plain; case_accuracy: Wilson)"
+    "standard error from a bootstrap of cases, a fifth of a coin-flip case added, Student t on the logit scale "
+    "(log_loss: logarithm; ece: plain; case_accuracy: Wilson)"
 )
 """As metrics.json names it."""
+
+COIN_CASES = 0.2
+"""Cases decided by a coin that are added: chosen by the simulations of docs/intervals.md."""
 
 _MIN_DRAWS = 100
 _NO_SPREAD = 1e-12
@@ -58,14 +63,16 @@ class CaseIntervals:
 def case_intervals(predictions: Predictions, *, seed: int = 0, n_draws: int = N_DRAWS) -> CaseIntervals:
     """95 % interval of every metric.
 
-    With v the value, s the standard deviation of the draws and n the number of cases, v and s after the
-    transformation, the limits are v -+ t(n - 1) s sqrt(n / (n - 1)). A draw at a bound counts as half an image (or
-    pair) away from it. n counts the cases behind the metric: those with images of the class for recall and F1, those
-    predicted so for precision, those of the rarer class for what weighs both alike. A value at a bound that no draw
-    leaves (every image right) gets the exact binomial limit of n right cases in n. The ECE, which few images inflate,
-    keeps its own scale; what the draws exceed it by on average is taken off its upper limit, and twice off the lower,
-    because draws around an inflated value show only a part of its bias. The case accuracy, a share of independent
-    decisions, needs no draws: its interval is Wilson's.
+    With v the value, s the standard deviation of the draws, n the number of cases and c what a coin scores, a
+    fifth of a case (w = 1/5) that is decided by a coin moves the value to u = (n v + w c) / (n + w) and its variance
+    to s^2 n / (n + w) + w (c - u)^2 / (n + w)^2. The limits are u -+ t(n - 1) times its root on the logit scale, to
+    which it is carried by the slope there (the logits of the draws themselves run off to infinity where a draw holds
+    easy cases only); v always lies between them. Neither goes beyond Wilson's limit for as many cases as the metric
+    rests on, each right or wrong as a whole: images cannot depend on each other more than that. n counts all cases, or
+    those of the class for its recall; where both classes weigh alike it is `CaseTable.n_effective_cases`. The ECE,
+    which few images inflate, keeps its own scale; what the draws exceed it by on average is taken off its upper limit,
+    and twice off the lower, because draws around an inflated value show only a part of its bias. The case accuracy, a
+    share of independent decisions, needs no draws: its interval is Wilson's.
 
     Args:
         predictions: One row per image, at least one.
@@ -76,9 +83,9 @@ def case_intervals(predictions: Predictions, *, seed: int = 0, n_draws: int = N_
         ConfigurationError: If there are too few draws, or the seed is negative.
 
     Source:
-        Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x (bootstrap of clusters); Hesterberg 2015,
-        doi:10.1080/00031305.2015.1089789 (too narrow by sqrt((n - 1) / n), Student's t); Clopper and Pearson 1934,
-        doi:10.1093/biomet/26.4.404; Wilson 1927, doi:10.1080/01621459.1927.10502953.
+        Field and Welsh 2007, doi:10.1111/j.1467-9868.2007.00593.x (bootstrap of clusters); Agresti and Coull 1998,
+        doi:10.1080/00031305.1998.10480550 (added guesses; the weight is ours); Pepe 2003, The Statistical Evaluation
+        of Medical Tests, section 5.2 (logit with the slope); Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
     table = tabulate_cases(predictions)
     weights = _draw_cases(table.n_cases, seed=seed, n_draws=n_draws)
@@ -103,52 +110,50 @@ def _draw_cases(n_cases: int, *, seed: int, n_draws: int) -> NDArray[np.int64]:
 
 
 def _interval(name: str, value: float, draws: FloatArray, table: CaseTable) -> tuple[float, float] | None:
-    n_cases = table.n_cases_behind(name)
     draws = draws[~np.isnan(draws)]
-    if math.isnan(value) or n_cases < 2 or draws.size == 0:
+    if math.isnan(value) or table.n_cases_behind(name) < 2 or draws.size == 0:
         return None
     lower, upper = _RANGES.get(name, _UNIT_RANGE)
     if name == "case_accuracy":
-        return _wilson_interval(value, float(table.n_decisions.sum()))
-    if np.ptp(draws) < _NO_SPREAD and min(value - lower, upper - value) < _NO_SPREAD:
-        return _exact_interval(value, lower, upper, n_cases)
-    factor = quantile_95(n_cases - 1) * math.sqrt(n_cases / (n_cases - 1))
+        return _wilson_interval(value, float(table.n_decisions.sum()), NormalDist().inv_cdf(0.975))
     if name == "ece":
-        bias, half_width = float(draws.mean()) - value, factor * float(draws.std())
-        return max(lower, min(value - 2 * bias - half_width, value)), min(upper, max(value - bias + half_width, value))
-    step = table.half_step(name)
+        return _calibration_interval(value, draws, table.n_cases)
+    n = table.n_effective_cases(name)
+    center, error = _with_coin(value, float(draws.std()), n, coin=table.value_of_a_coin(name))
+    reach = quantile_95(math.floor(n) - 1) * error
     if upper == math.inf:
-        center, spread = math.log(max(value, step)), np.log(np.maximum(draws, step)).std()
-    else:
-        center = float(_logit(np.array(value), lower, upper, step))
-        spread = _logit(draws, lower, upper, step).std()
-    low, high = (_from_scale(center + sign * factor * float(spread), lower, upper) for sign in (-1, 1))
+        return min(value, center * math.exp(-reach / center)), max(value, center * math.exp(min(700, reach / center)))
+    low, high = _logit_limits((center - lower) / (upper - lower), reach / (upper - lower))
+    n_behind = table.n_cases_behind(name)
+    widest = _wilson_interval((value - lower) / (upper - lower), n_behind, quantile_95(n_behind - 1))
+    low, high = (lower + (upper - lower) * limit for limit in (max(low, widest[0]), min(high, widest[1])))
     return min(low, value), max(high, value)
 
 
-def _logit(values: FloatArray, lower: float, upper: float, step: float) -> FloatArray:
-    share = np.clip((values - lower) / (upper - lower), step, 1 - step)
-    return np.log(share) - np.log1p(-share)
+def _with_coin(value: float, error: float, n: float, *, coin: float) -> tuple[float, float]:
+    """A value and its standard error, after a part of a case has been added that is decided by a coin."""
+    total = n + COIN_CASES
+    center = (value * n + coin * COIN_CASES) / total
+    return center, math.sqrt(error**2 * n / total + COIN_CASES * ((coin - center) / total) ** 2)
 
 
-def _from_scale(transformed: float, lower: float, upper: float) -> float:
-    if upper == math.inf:
-        return math.exp(min(transformed, 700.0))  # beyond it exp overflows
-    return lower + (upper - lower) * (0.5 + 0.5 * math.tanh(transformed / 2))
+def _logit_limits(share: float, reach: float) -> tuple[float, float]:
+    on_scale = math.log(share / (1 - share))
+    reach /= share * (1 - share)
+    return 0.5 + 0.5 * math.tanh((on_scale - reach) / 2), 0.5 + 0.5 * math.tanh((on_scale + reach) / 2)
 
 
-def _wilson_interval(share: float, n: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf(0.975)
-    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half_width = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+def _wilson_interval(share: float, n: float, quantile: float) -> tuple[float, float]:
+    shrink = 1 + quantile**2 / n
+    center = (share + quantile**2 / (2 * n)) / shrink
+    half_width = quantile / shrink * math.sqrt(share * (1 - share) / n + quantile**2 / (4 * n**2))
     return max(0.0, min(center - half_width, share)), min(1.0, max(center + half_width, share))
 
 
-def _exact_interval(value: float, lower: float, upper: float, n_cases: int) -> tuple[float, float] | None:
-    if upper == math.inf:
-        return None
-    reach = (upper - lower) * (1 - 0.025 ** (1 / n_cases))
-    return (upper - reach, upper) if upper - value < _NO_SPREAD else (lower, lower + reach)
+def _calibration_interval(value: float, draws: FloatArray, n_cases: int) -> tuple[float, float]:
+    bias = float(draws.mean()) - value
+    half_width = quantile_95(n_cases - 1) * math.sqrt(n_cases / (n_cases - 1)) * float(draws.std())
+    return max(0.0, min(value - 2 * bias - half_width, value)), min(1.0, max(value - bias + half_width, value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,8 @@ def paired_difference(
         ConfigurationError: If there is no such metric, too few draws, or the seed is negative.
 
     Source:
-        As for `case_intervals`, on the plain scale.
+        Hesterberg 2015, doi:10.1080/00031305.2015.1089789: the draws' standard error times sqrt(n / (n - 1)), with
+        Student's t, on the plain scale.
     """
     return paired_differences(a, b, metrics=(metric,), seed=seed, n_draws=n_draws)[0]
 

@@ -17,7 +17,14 @@ from breakhis_pl.evaluation.curves import (
     reliability_bins,
     roc_points,
 )
-from breakhis_pl.evaluation.figures import SUBSET_STYLES, confusion_matrix_figure, count_of_images, curves_figure
+from breakhis_pl.evaluation.figures import (
+    INCOMPLETE_NOTE,
+    SUBSET_STYLES,
+    SYNTHETIC_NOTE,
+    confusion_matrix_figure,
+    count_of_images,
+    curves_figure,
+)
 from breakhis_pl.evaluation.gallery import KINDS, GalleryEntry
 from breakhis_pl.evaluation.pages import Picture, data_uri, picture_of
 from breakhis_pl.evaluation.run_files import RunFiles
@@ -29,9 +36,6 @@ from breakhis_pl.evaluation.score_figures import (
     reliability_figure,
     roc_figure,
 )
-
-SYNTHETIC_NOTE = "synthetic images, no tissue"
-"""On every figure of drawn images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,18 @@ class Frame:
     title: str
     note: str | None
 
+    def of(self, kind: str) -> str:
+        """Heading of one figure: what it shows, and of what."""
+        return f"{kind}: {self.title}"
+
 
 def frame_of(files: RunFiles) -> Frame:
     """Heading and warning of the figures of a run."""
-    title = f"{one_line(files.network)}, {files.magnifications}, {count_of_images(len(files.predictions))} of test"
-    return Frame(title=title, note=SYNTHETIC_NOTE if files.summary.is_synthetic else None)
+    n_images = count_of_images(len(files.predictions)).replace("image", "test image")
+    title = f"{one_line(files.network)}, {files.magnifications}, {n_images}"
+    summary = files.summary
+    note = SYNTHETIC_NOTE if summary.is_synthetic else INCOMPLETE_NOTE if summary.is_complete is False else None
+    return Frame(title=title, note=note)
 
 
 def confusion_picture(matrix: Sequence[Sequence[int]], frame: Frame) -> Picture:
@@ -60,7 +71,7 @@ def confusion_picture(matrix: Sequence[Sequence[int]], frame: Frame) -> Picture:
         + " and ".join(f"{count:,} are called {called}" for count, called in zip(row, CLASS_NAMES, strict=True))
         for row, name in zip(matrix, CLASS_NAMES, strict=True)
     ]
-    figure = confusion_matrix_figure(matrix, CLASS_NAMES, title=frame.title, note=frame.note)
+    figure = confusion_matrix_figure(matrix, CLASS_NAMES, title=frame.of("Confusion matrix"), note=frame.note)
     return picture_of(figure, alt=f"Confusion matrix: {'; '.join(parts)}.")
 
 
@@ -76,7 +87,7 @@ def history_picture(history: Sequence[Mapping[str, str]], frame: Frame) -> Pictu
         if f"{subset}_loss" in first
     ]
     n_epochs = f"{len(history)} epoch{'' if len(history) == 1 else 's'}"
-    figure = curves_figure(history, title=frame.title, note=frame.note)
+    figure = curves_figure(history, title=frame.of("Loss and accuracy"), note=frame.note)
     return picture_of(figure, alt=f"Loss and accuracy over {n_epochs}; {'; '.join(parts)}.")
 
 
@@ -92,7 +103,7 @@ def roc_picture(files: RunFiles, frame: Frame) -> Picture | None:
         n_benign=_n_of_class(files, 0),
         n_malignant=_n_of_class(files, 1),
         label=f"AUROC {area}",
-        title=frame.title,
+        title=frame.of("ROC curve"),
         note=frame.note,
         point=curve.point,
         band=curve.band,
@@ -118,7 +129,7 @@ def precision_recall_picture(files: RunFiles, frame: Frame) -> Picture | None:
         n_benign=_n_of_class(files, 0),
         n_malignant=_n_of_class(files, 1),
         label=f"average precision {area}",
-        title=frame.title,
+        title=frame.of("Precision and recall"),
         note=frame.note,
         point=curve.point,
         band=curve.band,
@@ -140,7 +151,7 @@ def reliability_picture(files: RunFiles, frame: Frame) -> Picture:
         bins.observed,
         bins.counts,
         edges=bins.edges,
-        title=frame.title,
+        title=frame.of("Reliability"),
         note=frame.note,
         label=f"calibration error {error}",
     )
@@ -157,7 +168,7 @@ def patient_picture(rows: Sequence[PatientRow], frame: Frame) -> Picture:
         [row.n_images for row in rows],
         [row.target for row in rows],
         CLASS_NAMES,
-        title=frame.title,
+        title=frame.of("Patients"),
         note=frame.note,
     )
     mean = float(np.mean([row.share for row in rows]))

@@ -159,12 +159,12 @@ def _sibling_warning(files: RunFiles) -> tuple[str, str] | None:
     if not isinstance(without, Mapping):
         return (
             "Siblings across subsets.",
-            f"All {count_of_images(n_images)} of test have a slide of their case in train.",
+            f"All {n_images:,} test images are of a case with another slide in train.",
         )
     n_siblings = n_images - int(without["n_images"])
     return (
         "Siblings across subsets.",
-        f"{n_siblings:,} of {count_of_images(n_images)} of test come from a case with another slide in train; the "
+        f"{n_siblings:,} of {n_images:,} test images come from a case with another slide in train; the "
         "network may have seen the same person. Without them: weighted F1 "
         f"{phrase(estimate_at(without, 'weighted_f1'))}, AUROC {phrase(estimate_at(without, 'auroc'))}.",
     )

@@ -114,16 +114,24 @@ def _state_from_file(path: Path) -> Mapping[str, Any]:
         WeightsError: If there is no such file, or it holds no state dict.
     """
     if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(
-            f"model.weights={path} does not exist; expected imagenet, none or the path of a torchvision state dict"
+            f"model.weights={path} {what}; expected imagenet, none or the path of a torchvision state dict"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its parsers do
-        raise WeightsError(f"model.weights={path} is no state dict: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # torch.load raises whatever its parsers do, with advice to load unsafely
+        raise WeightsError(
+            f"model.weights={path} is no state dict: {type(error).__name__} while reading; expected a file that "
+            "torch.save wrote, of tensors by name"
+        ) from error
     if isinstance(state, dict) and "state_dict" in state:
         raise WeightsError(f"model.weights={path} is a checkpoint of a training; expected a torchvision state dict")
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
+    ):
         raise WeightsError(f"model.weights={path} is no state dict: expected a dict of tensors by name")
     return state
 
@@ -149,6 +157,9 @@ def _load(network: nn.Module, state: Mapping[str, Any], *, where: str, name: str
         for word, names in (("missing", missing), ("unexpected", unexpected), ("shape", misshaped))
         if names
     ]
+    damaged = [key for key, value in given.items() if not value.isfinite().all()]
+    if damaged:
+        raise WeightsError(f"model.weights: {where} holds values that are not finite: {listed(damaged, limit=3)}")
     if faults:
         raise WeightsError(f"model.weights: {where} belongs to another network than {name}; " + "; ".join(faults))
     network.load_state_dict({key: value.to(wanted[key].dtype) for key, value in given.items()}, strict=False)

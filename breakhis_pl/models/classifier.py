@@ -53,7 +53,7 @@ class Classifier(L.LightningModule):
             self.network = build_network(backbone, dropout=dropout).to(memory_format=torch.channels_last)
         subsets = ("train", *self.evaluated)
         # the names of ModuleDict's own methods, such as train, cannot be keys
-        self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric() for name in subsets})
+        self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric(nan_strategy="disable") for name in subsets})
         self.accuracies = nn.ModuleDict(
             {f"{name}_accuracy": MulticlassAccuracy(num_classes=len(CLASS_NAMES), average="micro") for name in subsets}
         )
@@ -132,5 +132,5 @@ class Classifier(L.LightningModule):
 
     def _update(self, subset: str, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         mean_loss, accuracy = self._metrics(subset)
-        mean_loss.update(loss, weight=len(targets))
+        mean_loss.update(loss.expand(len(targets)))  # torchmetrics 1.9 ignores weights if NaN is to stay NaN
         accuracy.update(logits, targets)

@@ -1,6 +1,6 @@
 """The checkpoint of the last finished epoch, and what is read from one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,15 @@ class TrainedNetwork:
         mean: Of the train images, per channel, values in [0, 1].
         std: Likewise the standard deviation.
         image_size: Side in pixels of the images it was trained on.
+        split_checksum: Of the split it was trained on.
         epoch: Number of finished epochs.
     """
 
     classifier: Classifier
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     image_size: int
+    split_checksum: str | None
     epoch: int
 
 
@@ -70,7 +72,7 @@ def load_checkpoint(path: Path, *, evaluated: tuple[str, ...] = ("test",)) -> Tr
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its parsers do
-        raise CheckpointError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} is no checkpoint: {type(error).__name__} while reading") from error
     if not isinstance(content, dict) or not isinstance(content.get("breakhis_pl"), dict):
         raise CheckpointError(f"{path} is no checkpoint of breakhis_pl; expected one that train.py wrote")
     try:
@@ -88,8 +90,15 @@ def _rebuilt(content: Mapping[str, Any], evaluated: tuple[str, ...]) -> TrainedN
     statistics = content["BreakHisDataModule"]
     return TrainedNetwork(
         classifier=classifier,
-        mean=tuple(statistics["mean"]),
-        std=tuple(statistics["std"]),
+        mean=_three(statistics["mean"]),
+        std=_three(statistics["std"]),
         image_size=statistics["image_size"],
+        split_checksum=statistics.get("split_checksum"),
         epoch=content["epoch"] + 1,
     )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    """Values of red, green and blue."""
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -21,9 +21,11 @@ def resolve_device(accelerator: str, precision: str) -> tuple[str, str]:
     """
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if accelerator == "gpu" and not has_cuda:
-        raise ConfigurationError(f"accelerator=gpu: torch {torch.__version__} sees no GPU; try auto or cpu")
+        raise ConfigurationError(f"trainer.accelerator=gpu: torch {torch.__version__} sees no GPU; try auto or cpu")
     if accelerator == "mps" and not has_mps:
-        raise ConfigurationError("accelerator=mps: torch sees no Apple GPU; try auto or cpu")
+        raise ConfigurationError("trainer.accelerator=mps: torch sees no Apple GPU; try auto or cpu")
+    if precision == "16-mixed" and (accelerator in {"cpu", "mps"} or not has_cuda):
+        raise ConfigurationError("trainer.precision=16-mixed needs a CUDA GPU; try auto, 32-true or bf16-mixed")
     if accelerator == "auto":
         accelerator = "gpu" if has_cuda else "mps" if has_mps else "cpu"
     if precision == "auto":

@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TypeAlias
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
 
+from breakhis_pl.errors import TrainingError
 from breakhis_pl.evaluation.figures import curves_figure, save_figure
 from breakhis_pl.files import write_text
 from breakhis_pl.models.classifier import Classifier
@@ -75,6 +77,11 @@ class History(Callback):
             row[f"{subset}_loss"], row[f"{subset}_accuracy"] = pl_module.loss_and_accuracy(subset)
         row["learning_rate"] = self._learning_rate
         row["images_per_second"] = self._n_images / seconds
+        if not all(math.isfinite(row[f"{subset}_loss"]) for subset in ("train", *pl_module.evaluated)):
+            raise TrainingError(
+                f"the loss is not finite in epoch {row['epoch']} at learning rate {self._learning_rate:g}; "
+                "the checkpoint of the epoch before is kept; lower optimizer.lr"
+            )
         self.rows.append(row)
         self._write(row, ("train", *pl_module.evaluated))
         log.info("%s", epoch_line(row, max_epochs=trainer.max_epochs or 0, seconds_per_epoch=self._seconds_per_epoch()))

@@ -16,8 +16,6 @@ from breakhis_pl.errors import RunFolderError
 from breakhis_pl.files import write_text
 
 RUN_JSON = "run.json"
-SYNTHETIC_NOTE = "synthetic images, no tissue"
-"""Put on every figure and page of a run on drawn images."""
 
 _PACKAGES = ("torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
 
@@ -75,9 +73,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-        raise RunFolderError(f"{path} is not the run.json of a run: it has no configuration")
-    return content
+    facts = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(facts, dict) or not isinstance(content.get("config"), dict) or "split_checksum" not in facts:
+        raise RunFolderError(f"{path} is not the run.json of a run: configuration or data are not in it")
+    return dict(content)
 
 
 def source_state() -> dict[str, Any]:

@@ -108,17 +108,30 @@ def test_statistics_use_train_images_alone(data: BreakHisDataModule) -> None:
 
 
 def test_statistics_are_kept_in_the_checkpoint(data: BreakHisDataModule) -> None:
-    assert data.state_dict() == {"mean": list(data.mean), "std": list(data.std), "image_size": 32}
+    assert data.state_dict() == {
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "image_size": 32,
+        "split_checksum": data.split.checksum(),
+    }
 
 
 def test_a_single_image_left_over_is_refused_where_batch_norm_cannot_take_it(config: SyntheticDataConfig) -> None:
     from dataclasses import replace
 
+    def check(batch_size: int, *, image_size: int = 32, limit: int | None = None) -> None:
+        asked = replace(config, batch_size=batch_size, image_size=image_size)
+        module = BreakHisDataModule(asked, AugmentationConfig(), seed=0)
+        module.index()
+        module.check_train_batches(limit=limit)
+
     with pytest.raises(ConfigurationError, match=r"data\.batch_size=53 leaves a batch of a single image \(54 train"):
-        BreakHisDataModule(replace(config, batch_size=53), AugmentationConfig(), seed=0).index()
-    BreakHisDataModule(replace(config, batch_size=54), AugmentationConfig(), seed=0).index()
+        check(53)
     with pytest.raises(ConfigurationError, match=r"data\.batch_size=1 leaves"):
-        BreakHisDataModule(replace(config, batch_size=1), AugmentationConfig(), seed=0).index()
+        check(1)
+    check(54)
+    check(53, limit=1)
+    check(53, image_size=33)
 
 
 def test_the_real_images_are_split_as_published(real_data: Path, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@ import csv
 import hashlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +15,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from breakhis_pl.data import store as store_module
 from breakhis_pl.data.index import ImageRecord, index_images
 from breakhis_pl.data.store import Store, channel_statistics, decode, open_store, verify_store
-from breakhis_pl.errors import ImageError
+from breakhis_pl.errors import ImageError, StorageError
 
 NAMES = [f"SOB_B_A-14-22549AB-200-{number:03d}.png" for number in range(1, 8)]
 
@@ -78,7 +83,9 @@ def test_any_change_makes_another_store(opened, tree: Path, tmp_path: Path, chan
     assert second.folder != first.folder
 
 
-@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "no description", "other version", "other names"])
+@pytest.mark.parametrize(
+    "damage", ["flipped bit", "cut short", "no description", "other version", "other names", "other size"]
+)
 def test_a_damaged_store_is_noticed_and_built_again(opened, damage: str) -> None:
     first, _ = opened()
     pixels, description = first.folder / "pixels.npy", first.folder / "store.json"
@@ -94,8 +101,10 @@ def test_a_damaged_store_is_noticed_and_built_again(opened, damage: str) -> None
             description.unlink()
         case "other version":
             description.write_text(json.dumps(facts | {"version": 0}))
-        case _:
+        case "other names":
             description.write_text(json.dumps(facts | {"names": facts["names"][::-1]}))
+        case _:
+            np.save(pixels, first.pixels[:, :16, :16])
     second, _ = opened()
     assert second.built
     assert np.array_equal(first.pixels, second.pixels)
@@ -115,6 +124,45 @@ def test_all_bad_files_are_named_at_once_and_nothing_is_left(opened, tree: Path,
         line = next(line for line in text.splitlines() if name in line)
         assert reason in line
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_full_disk_is_noticed_before_anything_is_decoded(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(StorageError, match=r"1 MB free, 50 MB needed for decoded images; .*data\.cache_dir"):
+        opened()
+
+
+def test_processes_that_build_the_same_store_do_not_disturb_each_other(tree: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from breakhis_pl.data.index import index_images; "
+        "from breakhis_pl.data.store import open_store; "
+        "records = index_images(Path(sys.argv[1]), [200]); "
+        "store = open_store(records, image_size=32, cache_dir=Path(sys.argv[2])); print(store.checksum())"
+    )
+    for attempt in range(3):
+        cache = tmp_path / f"cache{attempt}"
+        started = [
+            subprocess.Popen([sys.executable, "-c", code, str(tree), str(cache)], stdout=subprocess.PIPE, text=True)
+            for _ in range(4)
+        ]
+        answers = {process.communicate()[0] for process in started}
+        assert [process.returncode for process in started] == [0] * 4
+        assert len(answers) == 1
+        assert len(list(cache.iterdir())) == 1
+
+
+def test_a_whole_store_of_another_process_stays(opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, records = opened()
+    inode = first.folder.stat().st_ino
+    really_opened, answers = store_module._opened, [None]  # at first it seems not to be there
+
+    def opened_later(*arguments: object) -> Store | None:
+        return answers.pop() if answers else really_opened(*arguments)
+
+    monkeypatch.setattr(store_module, "_opened", opened_later)
+    again = open_store(records, image_size=32, cache_dir=tmp_path / "cache")
+    assert np.array_equal(first.pixels, again.pixels)
+    assert again.folder.stat().st_ino == inode
 
 
 def test_more_than_ten_bad_files_are_counted(tmp_path: Path) -> None:

@@ -175,19 +175,65 @@ def test_a_metric_without_a_value_has_no_interval():
     assert intervals["auroc"] is intervals["recall_benign"] is None
 
 
-def test_perfect_results_get_the_exact_limit_of_that_many_cases():
+def test_perfect_results_get_wilsons_limit_of_that_many_cases():
     rows = table(np.arange(27).repeat(3), [1] * 81, [0.9] * 81)
 
     low, high = case_intervals(rows, n_draws=200).ci95["accuracy"]
 
     assert high == 1
-    assert low == pytest.approx(0.8723, abs=1e-4)  # Clopper-Pearson for 27 of 27
+    assert low == pytest.approx(27 / (27 + 2.0555**2), abs=1e-4)
 
 
-def test_utterly_wrong_results_get_the_exact_upper_limit():
+def test_utterly_wrong_results_get_wilsons_upper_limit():
     rows = table(np.arange(10), [1] * 10, [0.1] * 10)
 
-    assert case_intervals(rows, n_draws=200).ci95["accuracy"] == (0, pytest.approx(0.3085, abs=1e-4))
+    assert case_intervals(rows, n_draws=200).ci95["accuracy"] == (0, pytest.approx(0.3385, abs=1e-4))
+
+
+def test_limits_follow_the_documented_formula():
+    from scipy.stats import t
+
+    rows = random_table(3)
+    case_table = tabulate_cases(rows)
+    draws = case_table.metrics(np.random.default_rng(5).multinomial(12, np.full(12, 1 / 12), size=1000))
+    intervals = case_intervals(rows, seed=5, n_draws=1000).ci95
+
+    # 12 cases, 4 of them benign; for the AUROC 4 / (1 / 4 + 1 / 8) = 10.67
+    for name, n, df in (("accuracy", 12, 11), ("recall_benign", 4, 3), ("auroc", 32 / 3, 9)):
+        value, s = point_values(rows)[name], np.nanstd(draws[name])
+        u = (n * value + 0.2 * 0.5) / (n + 0.2)
+        error = math.sqrt(s**2 * n / (n + 0.2) + 0.2 * ((0.5 - u) / (n + 0.2)) ** 2)
+        logits = math.log(u / (1 - u)) + np.array([-1, 1]) * t.ppf(0.975, df) * error / (u * (1 - u))
+        assert intervals[name] == pytest.approx(1 / (1 + np.exp(-logits))), name
+
+
+def test_limits_reach_no_further_than_if_every_case_were_one_image():
+    from scipy.stats import t
+
+    rng = np.random.default_rng(0)
+    for n_wrong in (0, 1, 3):
+        rows = table(np.arange(9).repeat(20), [1] * 180, np.where(rng.permutation(180) < n_wrong, 0.1, 0.9))
+        share, quantile = 1 - n_wrong / 180, t.ppf(0.975, 8) ** 2
+        half_width = math.sqrt(quantile) * math.sqrt(share * (1 - share) / 9 + quantile / 4 / 9**2)
+        expected = (share + quantile / 18 - half_width) / (1 + quantile / 9)
+
+        assert case_intervals(rows, n_draws=200).ci95["accuracy"][0] >= expected - 1e-9
+
+
+def test_a_single_hard_case_does_not_make_an_auroc_of_095_look_like_chance():
+    # as fold 2 is: one benign case of six and one malignant case of thirteen hold nearly all mistakes
+    rng = np.random.default_rng(0)
+    case, target = np.arange(19).repeat(16), (np.arange(19) >= 6).repeat(16)
+    logit = np.where(target, 7.0, -6.0) + rng.normal(0, 2, case.size)
+    logit[case == 0] = rng.normal(2, 2, 16)
+    logit[case == 6] = rng.normal(-2, 2, 16)
+    rows = table(case, target, 1 / (1 + np.exp(-logit)))
+
+    low, high = case_intervals(rows).ci95["auroc"]
+
+    assert 0.92 < point_values(rows)["auroc"] < 0.98
+    assert 0.75 < low < 0.85
+    assert high < 0.999
 
 
 def test_the_case_accuracy_gets_wilsons_interval():
@@ -259,6 +305,27 @@ def test_intervals_cover_the_truth_as_often_as_they_say(correlation):
     assert len(rows) == 597
     for name, count in covered.items():
         assert 0.92 <= count / n_trials <= 0.98, (name, count / n_trials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.2, 0.6])
+def test_intervals_of_the_auroc_cover_the_truth_as_often_as_they_say(correlation):
+    names = fold_2()
+    target = np.array([name.target for name in names])
+    cases, case = np.unique([name.case for name in names], return_inverse=True)
+    shift = np.where(target == 1, 1.5, -0.8)  # scores of variance 1: the AUROC is that of means 2.3 apart
+    truth = 0.5 * (1 + math.erf(2.3 / 2))
+    rng = np.random.default_rng(2022)
+    n_trials = 500
+    n_covered = 0
+
+    for trial in range(n_trials):
+        effect = rng.normal(0, math.sqrt(correlation), len(cases))[case]
+        score = shift + effect + rng.normal(0, math.sqrt(1 - correlation), len(names))
+        low, high = case_intervals(on_fold_2(1 / (1 + np.exp(-score))), seed=trial, n_draws=1000).ci95["auroc"]
+        n_covered += low <= truth <= high
+
+    assert 0.92 <= n_covered / n_trials <= 0.98, n_covered / n_trials
 
 
 @pytest.mark.slow

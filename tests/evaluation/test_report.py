@@ -246,7 +246,7 @@ def test_names_that_are_no_text_do_not_stop_the_page(tmp_path: Path) -> None:
         ({"status": "failed", "error": "disk full"}, {}, "The run is not finished. run.json says failed: disk full."),
         ({}, {"trainer": {"limit_train_batches": 3}}, "Cut epochs. Only 3 batches of each epoch were trained on"),
         ({}, {}, "No validation set. Nothing was chosen or calibrated"),
-        ({}, {}, "Siblings across subsets. 30 of 140 images of test come from a case with another slide in train"),
+        ({}, {}, "Siblings across subsets. 30 of 140 test images come from a case with another slide in train"),
         ({}, {}, "Few cases. The test images are of 8 benign cases"),
     ],
 )

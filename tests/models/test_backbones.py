@@ -75,6 +75,7 @@ def test_none_leaves_the_network_as_it_is() -> None:
         (models.resnext50_32x4d, "belongs to another network than resnet18; .*shape: "),
         ({}, "is no state dict: expected a dict of tensors by name"),
         ([1, 2], "is no state dict: expected a dict of tensors by name"),
+        ({1: torch.zeros(1)}, "is no state dict: expected a dict of tensors by name"),
         ({"state_dict": {}}, "is a checkpoint of a training; expected a torchvision state dict"),
         (nn.Linear(2, 2), "is no state dict: "),
         (b"nothing of the kind", "is no state dict: "),
@@ -90,6 +91,18 @@ def test_files_that_hold_something_else_are_refused(content: object, expected: s
         )
     with pytest.raises(WeightsError, match=expected):
         load_pretrained(build_network("resnet18", dropout=0.4), name="resnet18", weights=str(path))
+
+
+def test_weights_that_are_not_finite_are_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"not finite: layer1\.0\.conv1\.weight"):
+        load_pretrained(build_network("resnet18", dropout=0.4), name="resnet18", weights=str(tmp_path / "weights.pth"))
+
+
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is a folder; expected imagenet, none or"):
+        load_pretrained(build_network("resnet18", dropout=0.4), name="resnet18", weights=str(tmp_path))
 
 
 def test_a_missing_file_is_named() -> None:
