@@ -3,7 +3,7 @@
     uv run python benchmarks/interval_coverage.py [--trials 600] [--draws 1000] [--metrics auroc accuracy]
     uv run python benchmarks/interval_coverage.py --predictions <run>/test/predictions.csv
 
-The first prints one table per metric, ready for docs/intervals.md (four minutes on one core); the second the
+The first prints one table per metric, ready for docs/intervals.md (three minutes on one core); the second the
 intraclass correlations of real predictions, which say what dependence to simulate.
 
 An image's score is the mean of its class, plus an effect of its case, plus noise; a score above 0 is right. The cases
