@@ -11,12 +11,11 @@ from torch import Tensor
 from breakhis_pl.config import DataConfig, SyntheticDataConfig
 from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
-from breakhis_pl.evaluation.calibration import Calibration, fit_calibration, write_calibration
+from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, Calibration, fit_calibration, write_calibration
 from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
-from breakhis_pl.evaluation.run_metrics import CALIBRATION_JSON
 from breakhis_pl.models.backbones import BACKBONES
 from breakhis_pl.models.classifier import Classifier
 

@@ -34,6 +34,10 @@ SUMMARIZED = ("log_loss", "brier", "ece", "accuracy", "sensitivity", "specificit
 _N_HALVINGS = 60  # of an interval below 4: to 4e-18
 
 
+CALIBRATION_JSON = "calibration.json"
+"""Inside the run folder, where temperature and threshold were fitted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """What was fitted on validation rows.

@@ -160,7 +160,7 @@ class CaseTable:
             if name == f"recall_{class_name}":
                 return float(cases_of_class[i])
         if name in _WEIGHS_CLASSES_ALIKE:
-            return float(cases_of_class.size**2 / (1 / cases_of_class).sum())
+            return float(4 * cases_of_class.prod() / cases_of_class.sum())
         return float(self.n_cases)
 
     def value_of_a_coin(self, name: str) -> float:

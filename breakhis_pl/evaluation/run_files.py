@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from breakhis_pl.errors import RunFolderError
+from breakhis_pl.evaluation.calibration import CALIBRATION_JSON
 from breakhis_pl.evaluation.gallery import GalleryEntry, read_gallery
 from breakhis_pl.evaluation.json_values import DamagedFileError, json_object, value_at
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.published import REPORT_RESULTS
 from breakhis_pl.evaluation.run_summary import Estimate, RunSummary, is_run_folder, summarize_run
 from breakhis_pl.evaluation.siblings import siblings_from_split
-
-CALIBRATION_JSON = "calibration.json"
-"""What was fitted on validation images, in the run folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from breakhis_pl.data.breakhis import Subset
-from breakhis_pl.evaluation.calibration import calibration_summary, read_calibration
+from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, calibration_summary, read_calibration
 from breakhis_pl.evaluation.intervals import N_DRAWS
 from breakhis_pl.evaluation.metrics import evaluate
 from breakhis_pl.evaluation.predictions import read_predictions
 from breakhis_pl.evaluation.siblings import siblings_from_split
-
-CALIBRATION_JSON = "calibration.json"
-"""Inside the run folder, where temperature and threshold were fitted."""
 
 
 def evaluate_table(

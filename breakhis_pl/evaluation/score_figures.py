@@ -174,7 +174,7 @@ def reliability_figure(
         axes.plot(places, shares, color=BLUE, marker="o", mfc=fill, linestyle="", label=text, clip_on=False, zorder=3)
     axes.set_ylabel("Malignant images (%)")
     _percent_limits(axes)
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, fontsize=9, frameon=False, columnspacing=1.2)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.12, 1.0), ncols=2, fontsize=8, frameon=False, columnspacing=0.8)
     bars = count_axes.bar(
         ends[:-1], n_images, width=np.diff(ends), align="edge", color="#bcd9ea", edgecolor=BLUE, linewidth=0.8
     )
