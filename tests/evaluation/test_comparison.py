@@ -332,8 +332,17 @@ def test_the_claim_of_overtraining_is_set_against_the_gaps(tmp_path: Path) -> No
 
     page = page_of(tmp_path)
 
-    assert "+0.075 for ResNet-18, +0.290 for Wide-ResNet-50: larger than ResNet-18's for Wide-ResNet-50." in page
+    assert "+0.075 for ResNet-18, +0.290 for Wide-ResNet-50: positive and larger than ResNet-18's for Wide" in page
     assert table_line(page.split("## Size")[1], "wide")[2:7] == ["11,333,702", "0.990", "0.700", "+0.290", "61.2"]
+
+
+def test_a_network_that_is_no_better_on_train_does_not_overtrain(tmp_path: Path) -> None:
+    write_run(tmp_path, "small", history=HISTORY.replace("0.95,0.4,0.875", "0.60,0.4,0.875"))
+    write_run(tmp_path, "wide", run_document("wide_resnet50"), history=HISTORY.replace("0.95,0.4", "0.80,0.4"))
+
+    assert "-0.275 for ResNet-18, -0.075 for Wide-ResNet-50: positive and larger than ResNet-18's for none" in page_of(
+        tmp_path
+    )
 
 
 def test_the_claim_of_overtraining_needs_a_small_and_a_large_network(tmp_path: Path) -> None:
