@@ -222,7 +222,7 @@ class EvaluateConfig:
     checkpoint: str = key("last", "last, or the path of a checkpoint")
     subset: str = key("test", "images to evaluate on", choices=("test", "val", "train"))
     calibrate: bool = key(False, "fit temperature and threshold on the validation images again")
-    sensitivity: float = key(0.95, "wanted sensitivity of the fitted threshold", above=0, below=1)
+    sensitivity: float | None = key(None, "wanted of the fitted threshold; null: 0.95", above=0, below=1)
     gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
     data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
     trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
@@ -271,6 +271,8 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield f"{prefix}magnification={list(asked)} names one of them twice"
         case EvaluateConfig(calibrate=True, checkpoint=checkpoint) if checkpoint != "last":
             yield f"calibrate=true checkpoint={checkpoint}: what is kept with a run is fitted for its last checkpoint"
+        case EvaluateConfig(calibrate=False, sensitivity=sensitivity) if sensitivity is not None:
+            yield f"sensitivity={sensitivity} is for calibrate=true, which fits the threshold; add that"
         case EvaluateConfig(run=None, runs=None):
             yield "nothing to evaluate: set run=<run folder>, or runs=<folder of a sweep> to compare runs"
         case EvaluateConfig(run=str(), runs=runs) if runs is not None:

@@ -155,7 +155,7 @@ def evaluate(config: EvaluateConfig) -> None:
         place = folder / (each if config.checkpoint == "last" else f"{each}_{path.stem}")
         result = write_outcome(place, data, network.classifier, each, n_explained=config.gallery, device=device)
         if each is Subset.VAL and config.calibrate:
-            calibrate(folder, sensitivity=config.sensitivity)
+            calibrate(folder, sensitivity=config.sensitivity or DEFAULT_SENSITIVITY)
     if subset is Subset.TEST and config.checkpoint == "last":
         log.info("page: %s", write_report(folder))
     _report(result, place, subset, time.perf_counter() - started)

@@ -182,7 +182,8 @@ def test_a_misspelt_key_in_a_file_is_refused(
         (["runs=[]"], r"runs=\[\] is not possible"),
         (["runs=[1,2]"], r"runs=\[1, 2\] is not possible"),
         (["run=a", "subset=nonsense"], "subset=nonsense is not possible; expected one of test, val, train"),
-        (["run=a", "sensitivity=1"], "sensitivity=1.0 is not possible"),
+        (["run=a", "sensitivity=1", "calibrate=true"], "sensitivity=1.0 is not possible"),
+        (["run=a", "sensitivity=0.9"], "sensitivity=0.9 is for calibrate=true"),
         (["run=a", "data.rooot=b"], r"unknown key data\.rooot \(did you mean data\.root\?\); data has: batch_size"),
     ],
 )

@@ -59,6 +59,21 @@ def test_evaluate_fits_again_for_another_sensitivity(run_with_validation: Path, 
     assert metrics["calibrated"]["threshold"] == pytest.approx(kept["threshold"])
 
 
+def test_rows_of_another_checkpoint_are_named_after_their_subset_and_not_calibrated(
+    run_with_validation: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_with_validation, copy)
+    shutil.copyfile(copy / "checkpoints" / "last.ckpt", tmp_path / "mine.ckpt")
+    for subset in ("val", "test"):
+        arguments = (f"run={copy}", f"checkpoint={tmp_path / 'mine.ckpt'}", f"subset={subset}", "gallery=0")
+        outcome = run_program("evaluate", *arguments, "trainer.accelerator=cpu", cwd=tmp_path)
+        assert outcome.status == 0, outcome.err
+        metrics = json.loads((copy / f"{subset}_mine" / "metrics.json").read_text())
+        assert metrics["subset"] == subset
+        assert "calibrated" not in metrics
+
+
 @pytest.mark.parametrize("argument", ["calibrate=true", "subset=val"])
 def test_without_validation_images_the_error_says_why(finished_run: Path, tmp_path: Path, argument: str) -> None:
     outcome = run_program("evaluate", f"run={finished_run}", argument, cwd=tmp_path)

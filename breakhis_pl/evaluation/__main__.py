@@ -90,7 +90,7 @@ def _estimates(metrics: dict[str, Any]) -> str:
     lines += [f"{name:<25} {_estimate(metrics[name])}" for name in _SHOWN]
     rest = metrics.get("without_siblings")
     if rest is not None:
-        lines += ["", f"without the images of cases that train holds as well: {rest['n_images']} images"]
+        lines += ["", f"without the images of cases that train or validation holds as well: {rest['n_images']} images"]
         lines += [f"{name:<25} {_estimate(rest[name])}" for name in METRICS]
     return "\n".join(lines)
 

@@ -16,6 +16,9 @@ from breakhis_pl.files import write_text
 
 COLUMNS = ("image", "patient", "case", "magnification", "target", "prob_benign", "prob_malignant", "predicted")
 
+LONGEST_INTEGER = 9
+"""Digits of an integer that can be meant."""
+
 SUM_TOLERANCE = 1e-6
 """How far two probabilities may miss a sum of 1: softmax in float32 errs by 1e-7, nine digits by 1e-9."""
 
@@ -267,11 +270,10 @@ class _RowParser:
         return case
 
     def _integer(self, line: int, column: str, text: str) -> int:
-        try:
+        if text.isascii() and text.isdigit() and len(text) <= LONGEST_INTEGER:
             return int(text)
-        except ValueError:
-            self._fault(line, column, f"{text!r} is no integer")
-            return 0
+        self._fault(line, column, f"{text!r} is no integer")
+        return 0
 
     def _class_index(self, line: int, column: str, text: str) -> int:
         if text not in CLASS_NAMES:

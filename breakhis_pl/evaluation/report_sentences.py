@@ -94,9 +94,12 @@ def calibration_sentence(files: RunFiles) -> str | None:
     rows = f"{n_images:,.0f} validation images" if n_images is not None else "the validation images"
     rows += f" of {n_cases:,.0f} cases" if n_cases is not None else ""
     aim = f" to reach a sensitivity of {wanted:g} there" if wanted is not None else ""
+    specificity = _number_at(files.calibration or {}, "specificity_reached")
+    reached = f" The specificity there is {specificity:.3f}." if specificity is not None else ""
+    few = f" {n_cases:,.0f} cases are few to fit on." if n_cases is not None and n_cases < FEW_CASES else ""
     return (
         f"Fitted on {rows}, never on test images: temperature {temperature:.3f}, and malignant from a calibrated "
-        f"probability of {threshold:.3f}{aim}."
+        f"probability of {threshold:.3f}{aim}.{reached}{few}"
     )
 
 
@@ -159,12 +162,12 @@ def _sibling_warning(files: RunFiles) -> tuple[str, str] | None:
     if not isinstance(without, Mapping):
         return (
             "Siblings across subsets.",
-            f"All {n_images:,} test images are of a case with another slide in train.",
+            f"All {n_images:,} test images are of a case with another slide in train or validation.",
         )
     n_siblings = n_images - int(without["n_images"])
     return (
         "Siblings across subsets.",
-        f"{n_siblings:,} of {n_images:,} test images come from a case with another slide in train; the "
+        f"{n_siblings:,} of {n_images:,} test images come from a case with another slide in train or validation; the "
         "network may have seen the same person. Without them: weighted F1 "
         f"{phrase(estimate_at(without, 'weighted_f1'))}, AUROC {phrase(estimate_at(without, 'auroc'))}.",
     )

@@ -79,7 +79,7 @@ def metrics_table(files: RunFiles) -> Table:
 
 
 def sibling_table(files: RunFiles) -> Table | None:
-    """All test images beside those without a sibling in train; None where there is no sibling."""
+    """All test images beside those without a sibling in train or validation; None where there is no sibling."""
     without = files.metrics.get("without_siblings")
     if not isinstance(without, Mapping):
         return None
@@ -89,7 +89,7 @@ def sibling_table(files: RunFiles) -> Table | None:
         f"all {count_of_images(len(files.predictions))}",
         f"{count_of_images(int(without['n_images']))} without siblings",
     )
-    return Table("Without test images whose case has another slide in train", columns, rows)
+    return Table("Without test images whose case has another slide in train or validation", columns, rows)
 
 
 def published_table(files: RunFiles) -> Table | None:
@@ -151,7 +151,7 @@ def patient_table(files: RunFiles, rows: Sequence[PatientRow]) -> Table:
     columns = (
         *(Column(heading) for heading in ("Patient", "Tumor type", "Class")),
         *(Column(heading, is_number=True) for heading in ("Images", "Right", "Share", "Mean p(malignant)")),
-        Column("Sibling in train"),
+        Column("Sibling in train or validation"),
     )
     return Table("Patients by share of right images, lowest first", columns, cells)
 

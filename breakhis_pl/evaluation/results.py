@@ -44,7 +44,7 @@ def write_results(
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / PREDICTIONS_CSV
     write_predictions(table, predictions)
-    metrics = evaluate_table(table)
+    metrics = evaluate_table(table, subset=subset)
     write_metrics(folder / "metrics.json", metrics)
     figure = confusion_matrix_figure(
         metrics["confusion_matrix"], CLASS_NAMES, title=f"{title}: {subset} images", note=note

@@ -12,15 +12,21 @@ from breakhis_pl.evaluation.siblings import siblings_from_split
 
 
 def evaluate_table(
-    table: Path, *, with_intervals: bool = True, seed: int = 0, n_draws: int = N_DRAWS
+    table: Path,
+    *,
+    subset: str | None = None,
+    with_intervals: bool = True,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
 ) -> dict[str, Any]:
     """What metrics.json holds for a table of predictions.
 
     In a run folder the table's subset is the name of its folder; split.csv says which test images have siblings in
-    train, calibration.json how to calibrate.
+    train or validation. Only the run's own test table is calibrated: calibration.json was fitted for its network.
 
     Args:
         table: A predictions.csv.
+        subset: What the rows are of; None takes the name of the folder, and test where that is none.
         with_intervals: Whether to compute the 95 % intervals.
         seed: Of the draws.
         n_draws: Number of draws.
@@ -32,7 +38,8 @@ def evaluate_table(
     predictions = read_predictions(table)
     run_folder = table.resolve().parent.parent
     name = table.resolve().parent.name
-    subset = name if name in tuple(Subset) else Subset.TEST.value
+    if subset is None:
+        subset = name if name in tuple(Subset) else Subset.TEST.value
     split, calibration = run_folder / "split.csv", run_folder / CALIBRATION_JSON
     metrics = evaluate(
         predictions,
@@ -42,7 +49,7 @@ def evaluate_table(
         n_draws=n_draws,
         siblings=siblings_from_split(split) if split.is_file() else (),
     )
-    if subset == Subset.TEST and calibration.is_file():
+    if name == Subset.TEST and calibration.is_file():
         metrics["calibrated"] = calibration_summary(
             predictions, read_calibration(calibration), seed=seed, n_draws=n_draws
         )

@@ -240,3 +240,11 @@ def test_the_subtype_follows_from_the_patient():
     )  # fmt: skip
 
     assert mixed.subtype == ("PC", None)
+
+
+@pytest.mark.parametrize("text", ["99999999999999999999999", "-200", "2_00", "²"])
+def test_a_magnification_that_cannot_be_meant_is_refused(text: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path, ROW.replace(",200,", f",{text},"))
+
+    with pytest.raises(PredictionsError, match=rf"line 2.*magnification.*'{text}' is no integer"):
+        read_predictions(path)
