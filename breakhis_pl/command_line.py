@@ -74,7 +74,7 @@ Keys
   runs                 folder of a sweep, or list of run folders, to compare; out=<folder> says where to
   checkpoint=last      last, or the path of a checkpoint
   subset=test          test, val or train
-  calibrate=false      fit temperature and threshold on the run's validation images again; sensitivity=0.95
+  calibrate=false      fit temperature and threshold on the run's validation images again, for sensitivity (0.95)
   gallery=8            pictures of each kind that Grad-CAM explains, 0 for none
   data.root            folder of the images, where they have moved
   data.cache_dir       folder of the stores of decoded images; the run's own unless given
