@@ -1,7 +1,6 @@
 """Fetches one large file by HTTP: in constant memory, over broken connections, going on where an earlier try ended."""
 
 import hashlib
-import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +8,16 @@ from pathlib import Path
 
 import httpx
 
-from breakhis_pl.data.archive import UNPACKED_FACTOR, check_disk
+from breakhis_pl.data.answer import (
+    TransientError,
+    WrongRangeError,
+    check_status,
+    checked_chunks,
+    first_byte,
+    source_of,
+    total_bytes,
+)
+from breakhis_pl.data.archive import MAX_UNPACKED_BYTES, UNPACKED_FACTOR, check_disk
 from breakhis_pl.data.partial import Part, Source
 from breakhis_pl.data.progress import byte_progress, size_text, write_line
 from breakhis_pl.errors import BreakHisError, DownloadError
@@ -17,15 +25,14 @@ from breakhis_pl.errors import BreakHisError, DownloadError
 ARCHIVE_NAME = "BreaKHis_v1.tar.gz"
 MAX_ATTEMPTS = 6
 MAX_WAIT_S = 60.0
+MAX_ASKED_WAIT_S = 600.0
+"""Longest wait that a server may ask for; it is for the user to decide on a longer one."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
+MAX_WRONG_RANGES = 2
+"""Answers with another part than asked for, after which all is fetched anew."""
+
 _NEW_GROUND_BYTES = 1 << 20
-_CONTENT_RANGE = re.compile(r"bytes (?P<first>[0-9]+)-[0-9]+/(?P<total>[0-9]+|\*)")
 _FINAL_ERRORS = (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL)
-
-
-class _TransientError(Exception):
-    """An attempt failed in a way that another one may not."""
 
 
 def download_archive(
@@ -90,7 +97,7 @@ def partial_bytes(to: Path) -> int:
 def _check_arguments(url: str, sha256: str | None) -> None:
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise DownloadError(f"{url!r} is no address ({error}); expected one with http:// or https://") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise DownloadError(f"{url!r} cannot be fetched; expected an address with http:// or https://")
@@ -122,8 +129,8 @@ def _fetch(
 ) -> None:
     """Attempts until the part is whole; attempts that got further than any before are not counted."""
     furthest = part.n_bytes
-    n_failed = 0
-    with httpx.Client(follow_redirects=True, timeout=timeout_s) as client:
+    n_failed = n_wrong_ranges = 0
+    with _client(url, timeout_s=timeout_s) as client:
         while True:
             try:
                 _attempt(client, url, part, say=say)
@@ -131,27 +138,69 @@ def _fetch(
                 raise DownloadError(
                     f"{url}: {_reason(error)}; check the address, or choose a mirror with --url"
                 ) from error
-            except (_TransientError, httpx.TransportError) as error:
+            except (TransientError, httpx.TransportError) as error:
                 new_ground = part.n_bytes - furthest >= _NEW_GROUND_BYTES
                 furthest = max(furthest, part.n_bytes)
                 n_failed = 1 if new_ground else n_failed + 1
-                if n_failed >= max_attempts:
+                n_wrong_ranges += isinstance(error, WrongRangeError)
+                wait_s = _wait_s(error, n_failed)
+                if n_failed >= max_attempts or wait_s > MAX_ASKED_WAIT_S:
                     raise DownloadError(
                         f"{url}: gave up after {n_failed} attempts, the last one: {_reason(error)}; "
-                        f"{size_text(part.n_bytes)} are kept in {part.path}, the same command goes on from there; "
-                        "if it fails again, choose a mirror with --url"
+                        f"{_kept(part)}if it fails again, choose a mirror with --url"
                     ) from error
-                wait_s = min(2.0 ** (n_failed - 1), MAX_WAIT_S)
+                if n_wrong_ranges == MAX_WRONG_RANGES:
+                    n_wrong_ranges = 0
+                    part.discard()
                 say(f"{_reason(error)}; attempt {n_failed + 1} of {max_attempts} in {wait_s:.0f} s")
                 sleep(wait_s)
             else:
                 return
 
 
+def _client(url: str, *, timeout_s: float) -> httpx.Client:
+    """A client that follows redirects, but neither out of the web nor from an encrypted address to an open one.
+
+    Raises:
+        DownloadError: If the settings of the environment do not allow one.
+    """
+    scheme = httpx.URL(url).scheme
+
+    def check_scheme(request: httpx.Request) -> None:
+        if request.url.scheme not in (scheme, "https"):
+            raise DownloadError(
+                f"{url}: redirected to {request.url}, which is not fetched; expected an address with "
+                f"{scheme}://; choose a mirror with --url"
+            )
+
+    try:
+        return httpx.Client(follow_redirects=True, timeout=timeout_s, event_hooks={"request": [check_scheme]})
+    except (OSError, ValueError, ImportError) as error:
+        raise DownloadError(
+            f"no connection to {url} can be set up ({error}); check the environment variables HTTP_PROXY, HTTPS_PROXY, "
+            "ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from error
+
+
+def _wait_s(error: Exception, n_failed: int) -> float:
+    """Seconds to wait before the next attempt: ever longer, and at least as long as the server asks for."""
+    asked_s = error.wait_s if isinstance(error, TransientError) else None
+    return max(min(2.0 ** (n_failed - 1), MAX_WAIT_S), asked_s or 0.0)
+
+
+def _kept(part: Part) -> str:
+    if part.n_bytes == 0:
+        return "nothing came yet; "
+    return f"{size_text(part.n_bytes)} are kept in {part.path}, the same command goes on from there; "
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
-    return str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    if isinstance(error, TransientError) and error.wait_s is not None:
+        return f"{text} and wants to be left alone for {error.wait_s:.0f} s"
+    return text
 
 
 def _attempt(client: httpx.Client, url: str, part: Part, *, say: Callable[[str], None]) -> None:
@@ -161,25 +210,47 @@ def _attempt(client: httpx.Client, url: str, part: Part, *, say: Callable[[str],
     if known is not None and start > 0 and start == known.total:
         return
     with client.stream("GET", url, headers=_request_headers(known, start)) as response:
-        _check_status(response, url, part, start=start)
-        found = _source_of(response, url, known)
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and start > 0:
+            if total_bytes(response) == start:
+                return
+            part.discard()
+            raise TransientError(f"the file on the server ends before byte {start}; starting again")
+        check_status(response, url, start=start)
+        found = source_of(response, url, known)
         if response.status_code == httpx.codes.OK and start > 0:
             changed = known is not None and known.differs_from(found)
             say(f"{url}: {'the file changed' if changed else 'the server cannot go on in a file'}; starting again")
             start = 0
-        elif start > 0 and (known is None or known.differs_from(found) or _first_byte(response) != start):
-            part.discard()
-            raise _TransientError("the file on the server changed since the download began; starting again")
+        elif start > 0:
+            _check_goes_on(response, part, known, found, start=start)
         chunks = response.iter_raw()
         if start == 0:
-            chunks = _checked_chunks(chunks, response, url)
+            chunks = checked_chunks(chunks, response, url)
         if found.total is not None:
             check_disk(
                 part.path.parent,
                 n_fetched=max(found.total - part.n_bytes, 0),
                 n_unpacked=int(found.total * UNPACKED_FACTOR),
             )
+            _check_size(found.total, url)
         _write(chunks, part, found, start=start)
+    if found.total is None:
+        say(f"the server did not say how long the file is; reading {part.path} to its end")
+        if part.is_cut_short(max_bytes=MAX_UNPACKED_BYTES):
+            raise TransientError(f"the file ended after {part.n_bytes} bytes, which is too early")
+
+
+def _check_goes_on(response: httpx.Response, part: Part, known: Source | None, found: Source, *, start: int) -> None:
+    """Checks that a partial answer is of the same file, and begins where the part ends.
+
+    Raises:
+        TransientError: If it is of another one, and the part of no use; WrongRangeError if it begins elsewhere.
+    """
+    if known is None or known.differs_from(found):
+        part.discard()
+        raise TransientError("the file on the server changed since the download began; starting again")
+    if first_byte(response) != start:
+        raise WrongRangeError(f"the server sent another part than the one from byte {start} on")
 
 
 def _usable_bytes(part: Part, known: Source | None, url: str, *, say: Callable[[str], None]) -> int:
@@ -204,58 +275,6 @@ def _request_headers(known: Source | None, start: int) -> dict[str, str]:
     return headers
 
 
-def _check_status(response: httpx.Response, url: str, part: Part, *, start: int) -> None:
-    status = response.status_code
-    if response.is_server_error:
-        raise _TransientError(f"the server answered {status} {response.reason_phrase}")
-    if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and start > 0:
-        part.discard()
-        raise _TransientError(f"the file on the server ends before byte {start}; starting again")
-    if status != httpx.codes.OK and not (status == httpx.codes.PARTIAL_CONTENT and start > 0):
-        raise DownloadError(
-            f"{url}: the server answered {status} {response.reason_phrase}; check the address, "
-            "or choose a mirror with --url"
-        )
-    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if media_type in ("text/html", "application/xhtml+xml"):
-        raise DownloadError(f"{url}: a web page came ({media_type}), no tar.gz file; choose a mirror with --url")
-
-
-def _source_of(response: httpx.Response, url: str, known: Source | None) -> Source:
-    """What the server says about the file; for a part of it, with what was known before."""
-    total = response.headers.get("Content-Length")
-    if response.status_code == httpx.codes.PARTIAL_CONTENT:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        total = match["total"] if match is not None and match["total"] != "*" else None
-        if total is None and known is not None and known.total is not None:
-            total = str(known.total)
-    return Source(
-        url=url,
-        etag=response.headers.get("ETag"),
-        last_modified=response.headers.get("Last-Modified"),
-        total=None if total is None else int(total),
-    )
-
-
-def _first_byte(response: httpx.Response) -> int | None:
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    return None if match is None else int(match["first"])
-
-
-def _checked_chunks(chunks: Iterator[bytes], response: httpx.Response, url: str) -> Iterator[bytes]:
-    """The same chunks, once the first bytes show that they are of a gzip file."""
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if len(head) >= len(_GZIP_MAGIC):
-            break
-    if not head.startswith(_GZIP_MAGIC):
-        came = f"{head[:40]!r} …" if head else "nothing"
-        kind = response.headers.get("Content-Type", "no Content-Type")
-        raise DownloadError(f"{url}: {came} ({kind}) came, no tar.gz file; choose a mirror with --url")
-    return itertools.chain((head,), chunks)
-
-
 def _write(chunks: Iterator[bytes], part: Part, source: Source, *, start: int) -> None:
     n_bytes = start
     with part.path.open("r+b" if start > 0 else "wb") as file:
@@ -264,8 +283,17 @@ def _write(chunks: Iterator[bytes], part: Part, source: Source, *, start: int) -
         file.seek(start)
         with byte_progress("fetching", total=source.total, initial=start) as advance:
             for chunk in chunks:
-                file.write(chunk)
                 n_bytes += len(chunk)
+                _check_size(n_bytes, source.url)
+                file.write(chunk)
                 advance(len(chunk))
     if source.total is not None and n_bytes != source.total:
-        raise _TransientError(f"the file ended after {n_bytes} of {source.total} bytes")
+        raise TransientError(f"the file ended after {n_bytes} of {source.total} bytes")
+
+
+def _check_size(n_bytes: int, url: str) -> None:
+    if n_bytes > MAX_UNPACKED_BYTES:
+        raise DownloadError(
+            f"{url}: the file has more than {size_text(MAX_UNPACKED_BYTES)}, the published archive has 4.27 GB; "
+            "choose a mirror with --url"
+        )

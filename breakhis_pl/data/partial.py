@@ -1,6 +1,8 @@
 """A file that has been fetched in part, and what is known about the whole."""
 
+import gzip
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,6 +67,23 @@ class Part:
         texts = (source.etag, source.last_modified)
         sound = isinstance(source.url, str) and all(isinstance(text, str | None) for text in texts)
         return source if sound and isinstance(source.total, int | None) else None
+
+    def is_cut_short(self, *, max_bytes: int) -> bool:
+        """Whether there should be more, by the gzip format alone; what else is wrong with it is not looked for.
+
+        Args:
+            max_bytes: Unpacked bytes after which to stop reading.
+        """
+        n_read = 0
+        try:
+            with gzip.open(self.path) as stream:
+                while n_read <= max_bytes and (block := stream.read(1 << 20)):
+                    n_read += len(block)
+        except EOFError:
+            return True
+        except (zlib.error, gzip.BadGzipFile):
+            return False
+        return False
 
     def write_note(self, source: Source) -> None:
         """Writes down what the part belongs to."""

@@ -24,7 +24,7 @@ def size_text(n_bytes: int) -> str:
         if value < 999.5:
             return f"{value:.3g} {unit}"
         value /= 1000
-    return f"{value:.3g} TB"
+    return f"{value:.3g} TB" if value < 999.5 else f"{value:,.0f} TB"
 
 
 def write_line(text: str) -> None:

@@ -1,15 +1,34 @@
 """A web server on 127.0.0.1 that serves one file, and does with each request what the test says."""
 
+import io
 import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pytest
+
 Answer = Callable[["Handler"], None]
+
+
+def connect_plainly(monkeypatch: pytest.MonkeyPatch, empty: Path) -> None:
+    """No proxy on the way to 127.0.0.1, and no reading of certificates, which takes longer than most tests.
+
+    Args:
+        monkeypatch: Changes the environment, also that of processes that the test starts.
+        empty: A folder without certificates.
+    """
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(empty))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 class MisbehavingServer:
@@ -80,6 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         body = world.content[first:]
         if asked and not body:
             self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(world.content)}")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return b""
@@ -136,9 +156,61 @@ def claim_length(n_bytes: int) -> Answer:
     return answer
 
 
-def status(code: int) -> Answer:
+def response_bytes(answer: Answer, handler: Handler) -> bytes:
+    """What an answer sends, head and body; it is not sent."""
+    connection, handler.wfile = handler.wfile, io.BytesIO()
+    try:
+        answer(handler)
+        return handler.wfile.getvalue()
+    finally:
+        handler.wfile = connection
+
+
+def cut_response_after(n_bytes: int) -> Answer:
+    """Cuts the connection after some bytes, those of status line and headers counted too."""
+
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(response_bytes(whole, handler)[:n_bytes])
+        handler.close_connection = True
+
+    return answer
+
+
+def raw(response: bytes) -> Answer:
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(response)
+        handler.close_connection = True
+
+    return answer
+
+
+def drip(chunk_bytes: int, *, pause_s: float) -> Answer:
+    """Sends all, a chunk at a time."""
+
+    def answer(handler: Handler) -> None:
+        body = handler.send_head()
+        for start in range(0, len(body), chunk_bytes):
+            handler.wfile.write(body[start : start + chunk_bytes])
+            time.sleep(pause_s)
+
+    return answer
+
+
+def short_length(n_bytes: int) -> Answer:
+    """Says that the file ends after some bytes, and sends all of it."""
+
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(handler.send_head(length=n_bytes))
+        handler.close_connection = True
+
+    return answer
+
+
+def status(code: int, **headers: str) -> Answer:
     def answer(handler: Handler) -> None:
         handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
 
@@ -156,10 +228,21 @@ def redirect(location: str) -> Answer:
 
 
 def without_length(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.end_headers()
-    handler.wfile.write(handler.world.content)
-    handler.close_connection = True
+    cut_without_length(len(handler.world.content))(handler)
+
+
+def cut_without_length(n_bytes: int) -> Answer:
+    """Sends some bytes and ends, as a server does that does not say how long the file is."""
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        for name, value in handler.world.headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(handler.world.content[:n_bytes])
+        handler.close_connection = True
+
+    return answer
 
 
 def other_range(content_range: str) -> Answer:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from breakhis_pl.data import archive as archive_module
-from breakhis_pl.data.archive import check_disk, unpack_archive
+from breakhis_pl.data.archive import check_disk, remove_leftovers, unpack_archive
 from breakhis_pl.errors import ArchiveError, DownloadError
 from tests.data.tiny_archives import SMALL_TREE, file_member, files_below, special_member, tar_gz, tree_archive
 
@@ -211,16 +211,47 @@ def test_nothing_is_merged_into_a_folder_that_exists(archive: Path, to: Path) ->
     assert files_below(to) == {}
 
 
-def test_a_killed_unpacking_is_mentioned_and_left_alone(archive: Path, to: Path) -> None:
+def test_a_link_that_leads_nowhere_is_a_folder_that_exists(archive: Path, to: Path) -> None:
     archive.write_bytes(tree_archive(SMALL_TREE))
+    to.mkdir()
+    (to / "BreaKHis_v1").symlink_to("missing")
+
+    with pytest.raises(ArchiveError, match=r"BreaKHis_v1 exists; move it away"):
+        unpack_archive(archive, to)
+
+
+def test_what_a_killed_unpacking_left_is_removed_and_named(to: Path) -> None:
     leftover = to / ".BreaKHis_v1.unpacking-abc"
-    leftover.mkdir(parents=True)
+    (leftover / "BreaKHis_v1").mkdir(parents=True)
+    (leftover / "BreaKHis_v1" / "a.png").touch()
+    (to / "other").mkdir()
     said: list[str] = []
 
-    unpack_archive(archive, to, say=said.append)
+    remove_leftovers(to, say=said.append)
 
-    assert leftover.is_dir()
-    assert [str(leftover) in line for line in said] == [True]
+    assert [path.name for path in to.iterdir()] == ["other"]
+    assert said == [f"{leftover} is from an unpacking that was killed; removing it"]
+
+
+def test_what_cannot_be_removed_is_named(to: Path) -> None:
+    leftover = to / ".BreaKHis_v1.unpacking-abc"
+    to.mkdir()
+    leftover.touch()
+
+    with pytest.raises(ArchiveError, match=r"cannot remove .*unpacking-abc .*; remove it by hand"):
+        remove_leftovers(to)
+
+
+def test_what_does_not_pass_the_check_gets_no_name(archive: Path, to: Path) -> None:
+    archive.write_bytes(tree_archive(SMALL_TREE))
+
+    def refuse(unpacked: Path) -> None:
+        raise ArchiveError(f"{len(files_below(unpacked))} files")
+
+    with pytest.raises(ArchiveError, match=r"^3 files$"):
+        unpack_archive(archive, to, check=refuse)
+
+    assert list(to.iterdir()) == []
 
 
 def test_ctrl_c_leaves_nothing_half_unpacked(archive: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> None:

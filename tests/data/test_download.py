@@ -1,8 +1,9 @@
-import gzip
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,18 +11,13 @@ import pytest
 from breakhis_pl.data import download
 from breakhis_pl.data.breakhis import PUBLISHED_COUNTS
 from breakhis_pl.data.download import main
-from tests.data.misbehaving_server import MisbehavingServer, cut_after, stall_after, status
+from tests.data.misbehaving_server import MisbehavingServer, connect_plainly, cut_after, status
 from tests.data.tiny_archives import SMALL_TREE, file_member, files_below, published_tree, tar_gz, tree_archive
 
 
 @pytest.fixture(autouse=True)
 def plain_connections(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No proxy on the way to 127.0.0.1, and no reading of certificates, which takes longer than most tests."""
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path_factory.getbasetemp()))
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    connect_plainly(monkeypatch, tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +108,22 @@ def test_an_incomplete_archive_is_an_error_that_names_the_way_out(
 
     error = capsys.readouterr().err
     assert "1 of 625" in error  # benign images at 40X
-    assert f"BreaKHis_v1.tar.gz is not the published archive; remove it and {to / 'BreaKHis_v1'}" in error
+    assert "BreaKHis_v1.tar.gz is not the published archive; nothing was unpacked; remove it, and choose" in error
+    assert "run `python -m" not in error
+    assert ".unpacking-" not in error
     assert "Traceback" not in error
+    assert [path.name for path in to.iterdir()] == ["BreaKHis_v1.tar.gz"]
+
+
+def test_an_archive_without_images_is_named_without_a_folder_that_is_gone(
+    to: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with MisbehavingServer(tar_gz([file_member("BreaKHis_v1/README.txt")])) as server:
+        assert main(["--to", str(to), "--url", server.url]) == 1
+
+    last_lines = capsys.readouterr().err.splitlines()[-2:]
+    assert last_lines[0] == "no BreaKHis images under BreaKHis_v1"
+    assert last_lines[1].startswith(f"{to / 'BreaKHis_v1.tar.gz'} is not the published archive; nothing was unpacked")
 
 
 def test_an_incomplete_folder_is_left_as_it_is(
@@ -152,13 +162,13 @@ def test_a_dangerous_archive_is_one_message_and_nothing_outside(to: Path, capsys
     assert [path.name for path in to.parent.iterdir()] == ["data"]
 
 
-@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e300", "3601", "soon"])
 def test_an_impossible_timeout_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([f"--timeout={seconds}"])
 
     assert caught.value.code == 2
-    assert seconds in capsys.readouterr().err
+    assert f"{seconds} is no number of seconds above 0, at most 3600" in capsys.readouterr().err
 
 
 def test_help_names_every_option_with_its_default(
@@ -172,32 +182,6 @@ def test_help_names_every_option_with_its_default(
     assert caught.value.code == 0
     for part in ("--to", "(default: data)", "--url", download.DEFAULT_URL, "--sha256", "--keep-archive", "30.0"):
         assert part in text
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to one process there")
-def test_ctrl_c_keeps_the_part_and_the_same_command_goes_on(to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = gzip.compress(gzip.decompress(tree_archive(SMALL_TREE)), compresslevel=0)
-    with MisbehavingServer(content) as server:
-        server.answers = [stall_after(5000)]
-        command = [sys.executable, "-m", "breakhis_pl.data.download", "--to", str(to), "--url", server.url]
-        running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        for line in running.stderr:
-            if line.startswith("fetching: "):
-                break
-        running.send_signal(signal.SIGINT)
-        _, error = running.communicate(timeout=60)
-        kept = (to / "BreaKHis_v1.tar.gz.part").read_bytes()
-
-        monkeypatch.setattr(download, "check_complete", lambda *_: None)
-        again = main(["--to", str(to), "--url", server.url])
-
-    assert running.returncode == 130
-    assert len(kept) > 0
-    assert kept == content[: len(kept)]
-    assert "interrupted; the same command goes on from " in error
-    assert "Traceback" not in error
-    assert again == 0
-    assert server.ranges == [None, f"bytes={len(kept)}-"]
 
 
 def test_the_command_runs_without_torch_and_ends_without_traceback(small_server: MisbehavingServer, to: Path) -> None:
@@ -218,3 +202,56 @@ def test_the_command_runs_without_torch_and_ends_without_traceback(small_server:
     assert done.returncode == 1
     assert f"{small_server.url}: the server answered 404 Not Found" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_another_process_has_finished_meanwhile_is_not_fetched_again(
+    to: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def finished_by_another(folder: Path) -> Iterator[None]:
+        for name, content in SMALL_TREE.items():
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).write_bytes(content)
+        yield
+
+    monkeypatch.setattr(download, "check_complete", lambda *_: None)
+    monkeypatch.setattr(download, "only_process", finished_by_another)
+
+    assert main(["--to", str(to), "--url", "http://127.0.0.1:9/"]) == 0
+    assert capsys.readouterr().out == f"all 3 images are below {to} already; nothing to fetch\n"
+
+
+def test_sigterm_means_afterwards_what_it_meant_before(to: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    assert main(["--to", str(to), "--url", "file:///etc/passwd"]) == 1
+
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_thread_that_cannot_set_signals_can_download(
+    small_server: MisbehavingServer, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "check_complete", lambda *_: None)
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(main(["--to", str(to), "--url", small_server.url])))
+    thread.start()
+    thread.join()
+
+    assert statuses == [0]
+
+
+def test_ctrl_c_is_no_traceback_even_where_the_part_is_out_of_reach(
+    to: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def fail(_: Path) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(download, "download_archive", interrupt)
+    monkeypatch.setattr(download, "partial_bytes", fail)
+
+    assert main(["--to", str(to)]) == 130
+    assert capsys.readouterr().err == "\ninterrupted; the same command goes on\n"

@@ -2,6 +2,7 @@ import errno
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import socket
 import tracemalloc
@@ -10,15 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import pytest
 
 from breakhis_pl.data import fetch as fetch_module
 from breakhis_pl.data.fetch import download_archive
 from breakhis_pl.errors import DownloadError
 from tests.data.misbehaving_server import (
+    Answer,
     MisbehavingServer,
     claim_length,
+    connect_plainly,
     cut_after,
+    cut_without_length,
     other_range,
     redirect,
     reset_after,
@@ -42,12 +47,7 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
 
 @pytest.fixture(autouse=True)
 def plain_connections(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No proxy on the way to 127.0.0.1, and no reading of certificates, which takes longer than most tests."""
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path_factory.getbasetemp()))
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+    connect_plainly(monkeypatch, tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture
@@ -201,6 +201,29 @@ def test_a_server_error_is_tried_again(server: MisbehavingServer, download: Down
     assert download.said[0] == "the server answered 500 Internal Server Error; attempt 2 of 6 in 1 s"
 
 
+def test_a_server_that_asks_for_time_gets_it(server: MisbehavingServer, download: Download) -> None:
+    server.answers = [status(503, Retry_After="7"), status(429, Retry_After="600"), status(503, Retry_After="soon")]
+
+    assert download(server.url) == CONTENT
+    assert download.waits_s == [7.0, 600.0, 4.0]
+    assert download.said[0] == (
+        "the server answered 503 Service Unavailable and wants to be left alone for 7 s; attempt 2 of 6 in 7 s"
+    )
+
+
+def test_a_server_that_asks_for_more_than_ten_minutes_is_left_to_the_user(
+    server: MisbehavingServer, download: Download
+) -> None:
+    download.leave_part(server, 70_000)
+    server.answers = [status(503, Retry_After="601")]
+
+    with pytest.raises(DownloadError, match=r"gave up .*to be left alone for 601 s; 70 kB are kept in .*goes on"):
+        download(server.url)
+
+    assert download.waits_s == []
+    assert download.part.read_bytes() == CONTENT[:70_000]
+
+
 def test_a_server_that_stays_broken_is_given_up(server: MisbehavingServer, download: Download) -> None:
     download.leave_part(server, 70_000)
     server.answers = [status(502)] * 4
@@ -240,6 +263,22 @@ def test_a_redirect_is_followed(server: MisbehavingServer, download: Download) -
     assert server.ranges == [None, None, "bytes=10-", "bytes=10-"]
 
 
+def test_an_encrypted_address_does_not_lead_to_an_open_one() -> None:
+    client = fetch_module._client("https://127.0.0.1/a", timeout_s=1.0)
+    with client, pytest.raises(DownloadError, match=r"redirected to http://127.0.0.1/b, which is not .* https://"):
+        client.event_hooks["request"][0](httpx.Request("GET", "http://127.0.0.1/b"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("HTTP_PROXY", "gopher://proxy"), ("SSL_CERT_FILE", "missing.pem")])
+def test_an_environment_that_allows_no_connection_is_named(
+    server: MisbehavingServer, download: Download, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(DownloadError, match=rf"no connection to {server.url} can be set up .*{name}"):
+        download(server.url)
+
+
 def test_a_redirect_loop_ends_the_download_at_once(server: MisbehavingServer, download: Download) -> None:
     server.answers = [redirect(server.url)] * 50
 
@@ -252,7 +291,7 @@ def test_a_redirect_loop_ends_the_download_at_once(server: MisbehavingServer, do
 def test_a_redirect_to_a_file_is_refused(server: MisbehavingServer, download: Download) -> None:
     server.answers = [redirect("file:///etc/passwd")]
 
-    with pytest.raises(DownloadError, match=rf"{server.url}: .*'file://'"):
+    with pytest.raises(DownloadError, match=rf"{server.url}: redirected to file://.*/etc/passwd, which is not fetched"):
         download(server.url)
 
 
@@ -301,7 +340,10 @@ def test_a_file_that_got_shorter_than_the_part_is_fetched_anew(server: Misbehavi
     assert "ends before byte 100000; starting again" in download.said[0]
 
 
-@pytest.mark.parametrize("content_range", [f"bytes 0-0/{len(CONTENT)}", f"bytes 7-7/{len(CONTENT)}", "nonsense"])
+OTHER_RANGES = [f"bytes 0-0/{len(CONTENT)}", f"bytes 7-7/{len(CONTENT)}", "nonsense", f"bytes 100000-1/{'9' * 5000}"]
+
+
+@pytest.mark.parametrize("content_range", OTHER_RANGES)
 def test_another_range_than_asked_for_is_not_written(
     server: MisbehavingServer, download: Download, content_range: str
 ) -> None:
@@ -309,6 +351,17 @@ def test_another_range_than_asked_for_is_not_written(
     server.answers = [other_range(content_range)]
 
     assert download(server.url) == CONTENT
+    assert server.ranges == ["bytes=100000-", "bytes=100000-"]
+
+
+def test_a_server_that_sends_another_range_twice_is_asked_for_all(
+    server: MisbehavingServer, download: Download
+) -> None:
+    download.leave_part(server, 100_000)
+    server.answers = [other_range("nonsense"), other_range("nonsense"), cut_after(50_000)]
+
+    assert download(server.url) == CONTENT
+    assert server.ranges == ["bytes=100000-", "bytes=100000-", None, "bytes=50000-"]
 
 
 def test_a_part_of_another_address_is_not_used(server: MisbehavingServer, download: Download) -> None:
@@ -354,6 +407,13 @@ def test_a_wrong_length_once_is_tried_again(server: MisbehavingServer, download:
     assert server.ranges == [None, f"bytes={len(CONTENT)}-", None]
 
 
+def test_a_file_that_is_whole_after_all_is_not_fetched_again(server: MisbehavingServer, download: Download) -> None:
+    server.answers = [claim_length(len(CONTENT) + 1000)]
+
+    assert download(server.url) == CONTENT
+    assert server.ranges == [None, f"bytes={len(CONTENT)}-"]
+
+
 def test_a_wrong_length_every_time_is_an_error(server: MisbehavingServer, download: Download) -> None:
     server.knows_ranges = False
     server.answers = [claim_length(len(CONTENT) + 1000)] * 6
@@ -366,6 +426,32 @@ def test_a_file_without_stated_length_is_fetched(server: MisbehavingServer, down
     server.answers = [without_length]
 
     assert download(server.url) == CONTENT
+    assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("n_bytes", [2, 9, 100_000, len(CONTENT) - 8, len(CONTENT) - 1])
+def test_a_file_without_stated_length_that_was_cut_off_goes_on(
+    server: MisbehavingServer, download: Download, n_bytes: int
+) -> None:
+    server.answers = [cut_without_length(n_bytes)]
+
+    assert download(server.url) == CONTENT
+    assert server.ranges == [None, f"bytes={n_bytes}-"]
+    assert f"the file ended after {n_bytes} bytes, which is too early" in download.said[-1]
+
+
+@pytest.mark.parametrize("answer", [whole, without_length])
+def test_a_file_without_end_is_not_fetched(
+    server: MisbehavingServer, download: Download, answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_module, "MAX_UNPACKED_BYTES", 100_000)
+    server.answers = [answer]
+
+    with pytest.raises(DownloadError, match=r"the file has more than 100 kB, the published archive has 4.27 GB"):
+        download(server.url)
+
+    n_written = download.part.stat().st_size if download.part.exists() else 0
+    assert n_written == 0 if answer is whole else n_written <= 100_000
 
 
 def test_a_web_page_is_refused_by_its_type(server: MisbehavingServer, download: Download) -> None:
@@ -425,9 +511,10 @@ def test_only_addresses_of_the_web_are_fetched(download: Download, url: str) -> 
         download(url)
 
 
-def test_a_malformed_address_is_refused(download: Download) -> None:
-    with pytest.raises(DownloadError, match="'http://host:port/' is no address"):
-        download("http://host:port/")
+@pytest.mark.parametrize("url", ["http://host:port/", "http://host/\udcff", "http://host/\x00"])
+def test_a_malformed_address_is_refused(download: Download, url: str) -> None:
+    with pytest.raises(DownloadError, match=f"^{re.escape(repr(url))} is no address"):
+        download(url)
 
 
 def test_a_small_disk_is_noticed_before_anything_is_fetched(

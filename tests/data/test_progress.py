@@ -18,7 +18,8 @@ class Terminal(io.StringIO):
         (1000, "1 kB"),
         (999_999, "1 MB"),
         (4_273_561_758, "4.27 GB"),
-        (2 * 10**15, "2e+03 TB"),
+        (4 * 10**12, "4 TB"),
+        (2 * 10**15, "2,000 TB"),
     ],
 )
 def test_sizes_are_short(n_bytes: int, text: str) -> None:
