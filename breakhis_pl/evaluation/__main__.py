@@ -14,6 +14,7 @@ from breakhis_pl.evaluation.metrics import classification_report, write_metrics
 from breakhis_pl.evaluation.paired import METRICS, PairedComparison, compare_runs, distinct_names
 from breakhis_pl.evaluation.predictions import read_predictions
 from breakhis_pl.evaluation.run_metrics import evaluate_table
+from breakhis_pl.evaluation.texts import visible
 
 _SHOWN = (
     "accuracy",
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _evaluate_all(options)
     except (BreakHisError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return 1
     return 0
 
@@ -73,9 +74,11 @@ def _evaluate_all(options: argparse.Namespace) -> None:
         )
         out = _out_path(path, label, options.tables, options.out)
         write_metrics(out, metrics)
-        print(f"{path}\n\n{classification_report(metrics)}\n\n{_estimates(metrics)}\n\nwritten to {out}\n")
+        text = f"{path}\n\n{classification_report(metrics)}\n\n{_estimates(metrics)}\n\nwritten to {out}\n"
+        print(visible(text))
     if len(tables) > 1 and not options.no_intervals:
-        print(_comparison_text(compare_runs(list(tables.items()), seed=options.seed, n_draws=options.draws)))
+        comparisons = compare_runs(list(tables.items()), seed=options.seed, n_draws=options.draws)
+        print(visible(_comparison_text(comparisons)))
 
 
 def _out_path(path: Path, label: str, paths: Sequence[Path], out: Path | None) -> Path:
@@ -97,7 +100,7 @@ def _estimates(metrics: dict[str, Any]) -> str:
 
 def _estimate(estimate: dict[str, Any]) -> str:
     if estimate["value"] is None:
-        return "not defined"
+        return f"not defined: {estimate['reason']}" if "reason" in estimate else "not defined"
     limits = estimate["ci95"]
     interval = "" if limits is None else f"  [{limits[0]:.3f}, {limits[1]:.3f}]"
     return f"{estimate['value']:.3f}{interval}"
@@ -115,10 +118,15 @@ def _comparison_text(comparisons: Sequence[PairedComparison]) -> str:
         if p_of_images is None:
             continue
         lines += ["", f"{first} - {second}: {rows[0].n_images} images, {rows[0].n_cases} cases"]
-        lines += [f"{each.metric:<25} {_difference(each)}" for each in rows]
+        lines += [f"{each.metric:<25} {_difference(each)}{_cases(each, rows[0].n_cases)}" for each in rows]
         p_text = p_value_text(p_of_images)
         lines.append(f"{'McNemar':<25} p {p_text} (exact; takes images as independent, not corrected)")
     return "\n".join([*lines, "", *conclusions(comparisons)])
+
+
+def _cases(comparison: PairedComparison, n_stated: int) -> str:
+    """The cases behind a difference, where they are not those stated for the pair."""
+    return "" if comparison.n_cases in (0, n_stated) else f"  ({comparison.n_cases} cases, of the rarer class)"
 
 
 def _difference(comparison: PairedComparison) -> str:

@@ -8,8 +8,10 @@ malignant do not weigh the same. What either reaches on other cases is for test 
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,12 @@ from numpy.typing import NDArray
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import PredictionsError, RunFolderError
+from breakhis_pl.evaluation.file_texts import DamagedFileError
+from breakhis_pl.evaluation.json_values import LARGEST_COUNT, is_number, json_object
 from breakhis_pl.evaluation.metrics import evaluate
 from breakhis_pl.evaluation.predictions import Predictions
 from breakhis_pl.evaluation.scores import CLIP, log_loss
+from breakhis_pl.evaluation.texts import quoted
 from breakhis_pl.files import write_text
 
 FloatArray = NDArray[np.float64]
@@ -32,6 +37,17 @@ SUMMARIZED = ("log_loss", "brier", "ece", "accuracy", "sensitivity", "specificit
 """What `calibration_summary` holds with intervals."""
 
 _N_HALVINGS = 60  # of an interval below 4: to 4e-18
+
+_BOUNDS = MappingProxyType(
+    {
+        "temperature": TEMPERATURES,
+        "n_images": (1, LARGEST_COUNT),
+        "n_cases": (1, LARGEST_COUNT),
+        "log_loss_before": (0.0, math.inf),
+        "log_loss_after": (0.0, math.inf),
+    }
+)
+"""Of what a calibration.json may hold; everything else lies between 0 and 1."""
 
 
 CALIBRATION_JSON = "calibration.json"
@@ -237,26 +253,35 @@ def read_calibration(path: Path) -> Calibration:
     Raises:
         RunFolderError: If there is no such file, or it is no calibration.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise RunFolderError(
             f"{path} does not exist; expected the calibration of a run: train with data.val_fraction above 0, "
             "as in data.val_fraction=0.2, because nothing is fitted on train or test images"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
+        )
+    try:
+        document = json_object(path)
+        _check_values(document)
+    except DamagedFileError as damage:
+        raise _damaged(path, str(damage)) from damage
+    return Calibration(**document)
+
+
+def _check_values(document: Mapping[str, Any]) -> None:
+    """Refuses what `fit_calibration` cannot have returned.
+
+    Raises:
+        DamagedFileError: Naming the value.
+    """
     names = [field.name for field in fields(Calibration)]
-    if not isinstance(document, dict) or document.keys() != set(names):
-        raise _damaged(path, f"expected an object with {', '.join(names)}")
+    if document.keys() != set(names):
+        raise DamagedFileError(f"expected an object with {', '.join(names)}")
     for name, value in document.items():
         is_count = name in ("n_images", "n_cases")
-        kinds = (int,) if is_count else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
-            raise _damaged(path, f"{name} is {value!r}, not a {'whole ' if is_count else ''}number")
-    if document["temperature"] <= 0 or not 0 <= document["threshold"] <= 1:
-        raise _damaged(path, f"temperature {document['temperature']}, threshold {document['threshold']}")
-    return Calibration(**document)
+        if not is_number(value) or not math.isfinite(value) or (is_count and not isinstance(value, int)):
+            raise DamagedFileError(f"{name} is {quoted(value)}, not a {'whole ' if is_count else ''}number")
+        low, high = _BOUNDS.get(name, (0.0, 1.0))
+        if not low <= value <= high:
+            raise DamagedFileError(f"{name} {quoted(value)}; expected {low:g} to {high:g}")
 
 
 def _damaged(path: Path, fault: str) -> RunFolderError:

@@ -4,16 +4,15 @@ All are written from the files of the run folders alone, as often as one likes: 
 later.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.evaluation.comparison_markdown import comparison_markdown
 from breakhis_pl.evaluation.comparison_page import comparison_html, picture_of_png
-from breakhis_pl.evaluation.comparison_tables import comparison_page, warning_of
-from breakhis_pl.evaluation.difference_tables import difference_figure, difference_figure_text
+from breakhis_pl.evaluation.comparison_tables import comparison_page, figure_warning
+from breakhis_pl.evaluation.csv_tables import csv_text
+from breakhis_pl.evaluation.difference_tables import difference_figure, difference_figure_text, drawn_runs
 from breakhis_pl.evaluation.figures import figure_png
 from breakhis_pl.evaluation.pages import Picture
 from breakhis_pl.evaluation.paired import PairedComparison, compare_runs, distinct_names
@@ -100,11 +99,7 @@ def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> Path:
 
 def comparison_csv(runs: Sequence[RunSummary]) -> str:
     """One row per run, numbers with all their digits, empty where a run has none."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_row(run) for run in runs)
-    return buffer.getvalue()
+    return csv_text(COLUMNS, ([row.get(column) for column in COLUMNS] for row in map(_row, runs)))
 
 
 def _row(run: RunSummary) -> dict[str, object]:
@@ -142,7 +137,8 @@ def _run_folders(folder: Path) -> list[Path]:
 
 
 def _write_forest(path: Path, runs: Sequence[RunSummary], comparisons: Sequence[PairedComparison]) -> Picture | None:
-    figure = difference_figure(comparisons, note=warning_of(runs))
+    drawn = drawn_runs(comparisons)
+    figure = difference_figure(comparisons, note=figure_warning([run for run in runs if run.name in drawn]))
     if figure is None:
         path.unlink(missing_ok=True)
         return None

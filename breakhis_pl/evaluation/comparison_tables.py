@@ -9,17 +9,19 @@ from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import listed
 from breakhis_pl.evaluation.conclusions import metric_name
 from breakhis_pl.evaluation.difference_tables import difference_section, report_section
+from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.pages import Picture, Table
 from breakhis_pl.evaluation.paired import METRICS, PairedComparison
 from breakhis_pl.evaluation.published import REPORT_RESULTS
 from breakhis_pl.evaluation.run_summary import Estimate, RunSummary
 from breakhis_pl.evaluation.sections import ComparisonPage, Section, Warnings, columns, number_cell
+from breakhis_pl.evaluation.texts import named, one_line
 
 MAIN_METRICS = (*METRICS, "balanced_accuracy", "mcc")
 CLASS_METRICS = tuple(f"{metric}_{name}" for name in CLASS_NAMES for metric in ("precision", "recall", "f1"))
 
 LONGEST_REASON = 300
-"""Characters of an error that a table row shows; the run folder has the rest."""
+"""Characters of an error, or of what is said of a file, that a table row shows; the run folder has the rest."""
 
 
 def comparison_page(
@@ -47,9 +49,20 @@ def comparison_page(
     )
 
 
-def warning_of(runs: Sequence[RunSummary]) -> str | None:
-    """The warning that a figure of these runs must carry; None where there is none."""
-    return next((heading for heading, _ in _warnings(runs)), None)
+def figure_warning(runs: Sequence[RunSummary]) -> str | None:
+    """The warning that a figure must carry; None where there is none.
+
+    Args:
+        runs: Those that are drawn; where a warning holds for some of them, it names these.
+    """
+    synthetic = [run for run in runs if run.is_synthetic]
+    incomplete = [run for run in runs if run.is_complete is False and not run.is_synthetic]
+    lines = [
+        heading if len(concerned) == len(runs) else f"{heading}: {listed(one_line(run.name) for run in concerned)}"
+        for heading, concerned in ((SYNTHETIC_NOTE, synthetic), (INCOMPLETE_NOTE, incomplete))
+        if concerned
+    ]
+    return "\n".join(lines) or None
 
 
 def _data_sentences(runs: Sequence[RunSummary]) -> list[str]:
@@ -68,8 +81,10 @@ def _data_sentences(runs: Sequence[RunSummary]) -> list[str]:
 
 def _warnings(runs: Sequence[RunSummary]) -> Warnings:
     warnings = []
-    if any(run.is_synthetic for run in runs):
-        warnings.append(("Synthetic images, no tissue.", "These numbers say nothing about pathology."))
+    synthetic = [run.name for run in runs if run.is_synthetic]
+    if synthetic:
+        which = "These numbers" if len(synthetic) == len(runs) else f"The numbers of {listed(map(named, synthetic))}"
+        warnings.append(("Synthetic images, no tissue.", f"{which} say nothing about pathology."))
     incomplete = [run.name for run in runs if run.is_complete is False and not run.is_synthetic]
     if incomplete:
         missing = "Images are missing; results are not comparable with published ones"
@@ -200,7 +215,7 @@ def _failure_section(runs: Sequence[RunSummary]) -> list[Section]:
     rows = [
         [run.name, run.status, run.model, _reason(run)]
         for run in runs
-        if run.status != "finished" or not run.metrics or run.error is not None
+        if run.status != "finished" or not run.metrics or run.error is not None or run.damage
     ]
     if not rows:
         return []
@@ -209,9 +224,11 @@ def _failure_section(runs: Sequence[RunSummary]) -> list[Section]:
 
 
 def _reason(run: RunSummary) -> str:
+    reasons = list(run.damage)
     if run.error is not None:
-        line = next((line for line in run.error.splitlines() if line.strip()), "no reason given")
-        return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"
+        reasons.insert(0, next((line for line in run.error.splitlines() if line.strip()), "no reason given"))
+    if reasons:
+        return "; ".join(text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…" for text in reasons)
     if run.status == "finished":
         return "holds no test/metrics.json"
     return "still going on, or cut off" if run.status == "running" else "no reason given"

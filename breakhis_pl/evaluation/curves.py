@@ -1,4 +1,4 @@
-"""What the figures of scores are drawn from: ROC, precision and recall with bands over cases, calibration, patients.
+"""What the figures of scores are drawn from: ROC, precision and recall with bands over cases, calibration.
 
 Bands resample cases with replacement, as the intervals do, and hold at each place of a curve alone (pointwise): more
 than 5 % of such draws leave a band somewhere.
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import ConfigurationError, PredictionsError
 from breakhis_pl.evaluation import scores
-from breakhis_pl.evaluation.predictions import Predictions, index_of, subtype_of_patient
+from breakhis_pl.evaluation.intervals import MOST_CASES
+from breakhis_pl.evaluation.predictions import Predictions, index_of
 from breakhis_pl.evaluation.score_figures import Band
 from breakhis_pl.evaluation.student import quantile_95
 
@@ -45,7 +46,7 @@ class Curve:
         x: False positive rate, or recall; float64, (n_points,), 0..1.
         y: True positive rate, or precision; float64, (n_points,), 0..1.
         point: x and y of the decisions in the table; None where y is not defined for them.
-        band: None where there are fewer than two cases of a class.
+        band: None where there are fewer than two cases of a class, or more than `intervals.MOST_CASES` in all.
     """
 
     x: FloatArray
@@ -69,34 +70,6 @@ class ReliabilityBins:
     predicted: FloatArray
     observed: FloatArray
     counts: IntArray
-
-
-@dataclass(frozen=True, slots=True)
-class PatientRow:
-    """What a network says about one patient.
-
-    Attributes:
-        patient: Name of the patient.
-        case: Name of the case.
-        subtype: Code of the tumor type; None where the patient is no BreakHis patient.
-        target: Index of the class in `CLASS_NAMES`.
-        n_images: Number of images.
-        n_correct: Number of images that are classified correctly.
-        mean_prob_malignant: Mean over the images, 0..1.
-    """
-
-    patient: str
-    case: str
-    subtype: str | None
-    target: int
-    n_images: int
-    n_correct: int
-    mean_prob_malignant: float
-
-    @property
-    def share(self) -> float:
-        """Share of the patient's images that are classified correctly, 0..1."""
-        return self.n_correct / self.n_images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,31 +181,6 @@ def reliability_bins(predictions: Predictions) -> ReliabilityBins:
     )
 
 
-def patient_rows(predictions: Predictions) -> list[PatientRow]:
-    """One row per patient, the lowest share of right images first; a patient of both classes has a row for each.
-
-    Args:
-        predictions: One row per image.
-    """
-    unit, of_image = np.unique(2 * index_of(predictions.patient) + predictions.target, return_inverse=True)
-    rows = []
-    for index in range(unit.size):
-        mine = np.flatnonzero(of_image == index)
-        first = int(mine[0])
-        rows.append(
-            PatientRow(
-                patient=predictions.patient[first],
-                case=predictions.case[first],
-                subtype=subtype_of_patient(predictions.patient[first]),
-                target=int(predictions.target[first]),
-                n_images=mine.size,
-                n_correct=int(predictions.correct[mine].sum()),
-                mean_prob_malignant=float(predictions.prob_malignant[mine].mean()),
-            )
-        )
-    return sorted(rows, key=lambda row: (row.share, row.patient, row.target))
-
-
 def _ranked(predictions: Predictions, *, seed: int, n_draws: int) -> _Ranking:
     if len(predictions) == 0:
         raise PredictionsError("a table of predictions without rows has no curve; expected one row per image")
@@ -302,7 +250,7 @@ def _band(
     """
     n_cases = int(ranking.case.max()) + 1
     behind = min(np.unique(ranking.case[ranking.is_malignant == is_one]).size for is_one in (False, True))
-    if behind < 2:
+    if behind < 2 or n_cases > MOST_CASES:
         return None
     draws = np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), size=n_draws)
     curves = []

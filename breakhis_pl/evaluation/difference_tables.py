@@ -29,8 +29,8 @@ from breakhis_pl.evaluation.paired import (
     published_values,
 )
 from breakhis_pl.evaluation.published import LITERATURE_RESULTS, REPORT_RESULTS
+from breakhis_pl.evaluation.row_figures import forest_figure
 from breakhis_pl.evaluation.run_summary import Estimate, RunSummary
-from breakhis_pl.evaluation.score_figures import forest_figure
 from breakhis_pl.evaluation.sections import Section, columns, matrix_cell, number_cell
 
 MOST_ROWS_OF_FOREST = 28
@@ -61,6 +61,11 @@ def difference_figure(comparisons: Sequence[PairedComparison], *, note: str | No
         title=f"Differences of {name}, first run minus second",
         note=note,
     )
+
+
+def drawn_runs(comparisons: Sequence[PairedComparison]) -> frozenset[str]:
+    """Names of the runs in the figure of differences."""
+    return frozenset(name for each in _drawn(comparisons) for name in (each.first, each.second))
 
 
 def difference_figure_text(comparisons: Sequence[PairedComparison]) -> str:
@@ -156,6 +161,7 @@ def _difference_table(comparisons: Sequence[PairedComparison], compared: Sequenc
             metric_name(each.metric),
             None if each.difference is None else signed(each.difference),
             None if each.ci95 is None else f"{signed(each.ci95[0])} to {signed(each.ci95[1])}",
+            None if each.difference is None else f"{each.n_cases:,}",
             None if each.p is None else p_value_text(each.p),
             None if each.p_holm is None else p_value_text(each.p_holm),
             p_value_text(each.mcnemar_p) if each.metric == "accuracy" and each.mcnemar_p is not None else None,
@@ -165,7 +171,7 @@ def _difference_table(comparisons: Sequence[PairedComparison], compared: Sequenc
         for each in comparisons
         if each.metric == metric and (each.first, each.second) in shown
     ]
-    headings = ["difference", "95 % interval", "p", "p after Holm", "McNemar p"]
+    headings = ["difference", "95 % interval", "cases", "p", "p after Holm", "McNemar p"]
     heads = columns(["first", "second", "metric"], headings)
     if any(row[-1] for row in rows):
         heads += columns(["remark"], [])
@@ -177,10 +183,9 @@ def _difference_table(comparisons: Sequence[PairedComparison], compared: Sequenc
 def _difference_notes(compared: Sequence[PairedComparison]) -> list[str]:
     if not compared:
         return []
-    n_cases = sorted({pair.n_cases for pair in compared})
-    cases = f"{n_cases[0]:,}" if n_cases[0] == n_cases[-1] else f"{n_cases[0]:,} to {n_cases[-1]:,}"
     notes = [
-        f'Interval and p (two-sided): both runs judged on the same draws of cases; {cases} cases. "p after Holm" is '
+        'Interval and p (two-sided): both runs judged on the same draws of cases. "cases" are those behind a '
+        'difference: for the AUROC those of the class that has fewer. "p after Holm" is '
         "corrected for the number of pairs, metric by metric; intervals are not. McNemar's test counts the images that "
         "only one of the two has right; it takes images of a case as independent, claims too much here, and is not "
         "corrected.",

@@ -1,4 +1,4 @@
-"""Figures from arrays, for files and for report pages.
+"""What all figures share, and the curves of a training; figures are drawn from arrays, for files and for pages.
 
 Every function hands back a matplotlib figure that belongs to nobody else: pyplot and its global state are not used.
 Colors are those of Okabe and Ito; what a color says, a marker or a line style says too.
@@ -17,14 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from breakhis_pl.errors import ShapeError
 from breakhis_pl.files import written_aside
 
 FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 DPI = 150
 
@@ -79,59 +77,6 @@ def figure_pixels(figure: Figure) -> npt.NDArray[np.uint8]:
     """A figure as pixels; uint8, (height, width, 3), RGB."""
     with Image.open(io.BytesIO(figure_png(figure))) as image:
         return np.array(image.convert("RGB"), dtype=np.uint8)
-
-
-def confusion_matrix_figure(
-    matrix: npt.ArrayLike, class_names: Sequence[str], *, title: str, note: str | None = None
-) -> Figure:
-    """Heat map of a confusion matrix: counts, and the share of each row in percent.
-
-    Args:
-        matrix: Number of images by true class (rows) and predicted class (columns); int, (n_classes, n_classes).
-        class_names: Name of each class, in the order of rows and columns.
-        title: Heading.
-        note: Warning that must not be lost, such as "synthetic images, no tissue".
-
-    Raises:
-        ShapeError: If the matrix has not one row and one column per class, or holds anything but counts.
-    """
-    counts = _checked_counts(matrix, len(class_names))
-    row_sums = counts.sum(axis=1)
-    shares = np.divide(counts, row_sums[:, None], out=np.full(counts.shape, np.nan), where=row_sums[:, None] > 0)
-
-    figure = new_figure(width=5.6, height=4.4, title=title, note=note)
-    axes = figure.add_subplot()
-    axes.set_facecolor("#e6e6e6")  # a class without images has no shares
-    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-    for (row, column), count in np.ndenumerate(counts):
-        share = shares[row, column]
-        color = "white" if share > 0.55 else "black"
-        axes.text(column, row, f"{count:,}\n", ha="center", va="center", color=color, size=17, weight="bold")
-        percent = "no images" if math.isnan(share) else f"{share:.1%}"
-        axes.text(column, row, f"\n\n{percent}", ha="center", va="center", color=color, size=11)
-
-    ticks = range(len(class_names))
-    axes.set_yticks(
-        ticks,
-        [f"{name}\n{count_of_images(n)}" for name, n in zip(class_names, row_sums, strict=True)],
-        parse_math=False,
-    )
-    axes.set_xticks(
-        ticks,
-        [f"{name}\n{count_of_images(n)}" for name, n in zip(class_names, counts.sum(axis=0), strict=True)],
-        parse_math=False,
-    )
-    axes.set_ylabel("True class")
-    axes.set_xlabel("Predicted class")
-    axes.set_title(_accuracy_line(counts), size=10, color=GRAY)
-    axes.tick_params(length=0)
-    axes.set_xticks(np.arange(1, len(class_names)) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, len(class_names)) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=2)
-    axes.tick_params(which="minor", length=0)
-    bar = figure.colorbar(image, ax=axes, fraction=0.06, format=PercentFormatter(xmax=1.0))
-    bar.set_label("Share of the true class (%)")
-    return figure
 
 
 def curves_figure(
@@ -211,22 +156,18 @@ def count_of_images(n: int) -> str:
     return "1 image" if n == 1 else f"{n:,} images"
 
 
-def _accuracy_line(counts: IntArray) -> str:
-    n_images, n_correct = int(counts.sum()), int(np.trace(counts))
-    return f"{count_of_images(n_images)}, {n_correct:,} right ({n_correct / n_images:.1%})" if n_images else "no images"
+def same_length(**arrays: npt.ArrayLike) -> list[FloatArray]:
+    """The arrays as float64, (n,), n the same and not 0.
 
-
-def _checked_counts(matrix: npt.ArrayLike, n_classes: int) -> IntArray:
-    counts = np.asarray(matrix)
-    if counts.shape != (n_classes, n_classes):
-        raise ShapeError(
-            f"confusion matrix of shape {counts.shape}; expected {(n_classes, n_classes)}, one row per class"
-        )
-    if not np.issubdtype(counts.dtype, np.integer) or counts.min(initial=0) < 0:
-        raise ShapeError(
-            f"confusion matrix {counts.tolist()} holds something else than counts; expected integers from 0"
-        )
-    return counts.astype(np.int64)
+    Raises:
+        ShapeError: If they are empty or differ in length.
+    """
+    columns = {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
+    shapes = {name: values.shape for name, values in columns.items()}
+    first = next(iter(columns.values()))
+    if first.ndim != 1 or first.size == 0 or len(set(shapes.values())) > 1:
+        raise ShapeError(f"arrays of shapes {shapes}; expected one dimension, the same length, at least one value")
+    return list(columns.values())
 
 
 def _history_columns(history: object) -> dict[str, FloatArray]:

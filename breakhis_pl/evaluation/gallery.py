@@ -5,6 +5,7 @@ the left. On the right the same image is gray, and tinted by how much its parts 
 nothing, then teal, green, and yellow where it is most.
 """
 
+import io
 import json
 import re
 from collections import Counter
@@ -14,7 +15,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TypeAlias
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -22,10 +22,13 @@ from PIL import Image
 from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES
 from breakhis_pl.errors import ConfigurationError, RunFolderError, ShapeError, listed
 from breakhis_pl.evaluation.figures import count_of_images
+from breakhis_pl.evaluation.file_texts import DamagedFileError
+from breakhis_pl.evaluation.gallery_pictures import UInt8Array, check_pictures, save_picture
+from breakhis_pl.evaluation.json_values import is_number, json_document
 from breakhis_pl.evaluation.predictions import Predictions, subtype_of_patient
+from breakhis_pl.evaluation.texts import quoted
 from breakhis_pl.files import folder_aside
 
-UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 GALLERY = "gallery"
@@ -37,18 +40,16 @@ KINDS = ("surest mistake", "hardest patient", "right")
 IMAGES_PER_PATIENT = 2
 """Of one kind at most, so that no patient fills the gallery."""
 
-LARGEST_SIDE = 256
-"""Of each half of a picture, in pixels; larger images are made smaller."""
+MOST_ENTRIES = 3_000
+"""Of a gallery.json."""
 
-GAP = 8
-"""White columns between the halves, in pixels."""
+LARGEST_PICTURE = 2 * 1024**2
+"""Bytes of one picture; one of noise has 150,000."""
 
-JPEG_QUALITY = 85
+LONGEST_SIDE = 4096
+"""Of a picture, in pixels."""
 
-COLORMAP = "viridis"
-"""Perceptually uniform, and readable without seeing red or green."""
-
-_FILE = re.compile(r"gallery/[0-9]{2,}\.jpg")
+_FILE = re.compile(r"gallery/[0-9]{2,9}\.jpg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +128,11 @@ def write_gallery(
         ShapeError: If there is not one image and one map of its size for each entry, or a value is out of range.
         OSError: If the files cannot be written; an older gallery is then untouched.
     """
-    _check_pictures(len(chosen), pixels, heat)
+    check_pictures(len(chosen), pixels, heat)
     gallery = folder / GALLERY
     with folder_aside(gallery) as aside:
         for entry, image, map_ in zip(chosen, pixels, heat, strict=True):
-            _picture(image, map_).save(aside / Path(entry.file).name, format="JPEG", quality=JPEG_QUALITY)
+            save_picture(aside / Path(entry.file).name, image, map_)
         content = json.dumps([asdict(entry) for entry in chosen], indent=2, allow_nan=False)
         (aside / "gallery.json").write_text(content + "\n", encoding="utf-8")
         _put_in_place(aside, gallery)
@@ -147,15 +148,49 @@ def read_gallery(folder: Path) -> list[GalleryEntry]:
     if not path.exists():
         return []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_document(path)
         if not isinstance(content, list):
-            raise TypeError(f"it holds a {type(content).__name__}, not a list")
+            raise DamagedFileError(f"it holds a {type(content).__name__}, not a list")
+        if len(content) > MOST_ENTRIES:
+            raise DamagedFileError(f"it has {len(content):,} entries; expected at most {MOST_ENTRIES:,}")
         entries = [_read_entry(folder, facts) for facts in content]
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        twice = [name for name, n in Counter(entry.file for entry in entries).items() if n > 1]
+        if twice:
+            raise DamagedFileError(f"{listed(twice)} is there more than once")
+    except DamagedFileError as damage:
         raise RunFolderError(
-            f"{path} is damaged: {error}; expected what a run wrote there, evaluate the run again or delete the folder"
-        ) from error
+            f"{path} is damaged: {damage}; expected what a run wrote there, evaluate the run again or delete the folder"
+        ) from damage
     return entries
+
+
+def picture_content(folder: Path, entry: GalleryEntry) -> tuple[bytes, tuple[int, int]]:
+    """The picture of an entry, and its width and height in pixels; it is not decoded.
+
+    Args:
+        folder: Of the predictions.
+        entry: From `read_gallery`.
+
+    Raises:
+        RunFolderError: If the file cannot be read, or is no JPEG of that kind.
+    """
+    path = folder / entry.file
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_PICTURE + 1)
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            size = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _no_picture(path, "it is no JPEG") from error
+    if len(content) > LARGEST_PICTURE or max(size) > LONGEST_SIDE:
+        raise _no_picture(path, f"{len(content):,} bytes or more, {size[0]} x {size[1]} pixels")
+    return content, size
+
+
+def _no_picture(path: Path, fault: str) -> RunFolderError:
+    return RunFolderError(
+        f"{path} is no picture of a gallery: {fault}; evaluate the run again or delete the folder gallery"
+    )
 
 
 def _surest_mistakes(predictions: Predictions, n: int) -> list[int]:
@@ -251,49 +286,6 @@ def _percent(probability: float) -> str:
     return ">99.9%" if probability > 0.9995 else f"{probability:.1%}"
 
 
-def _check_pictures(n: int, pixels: UInt8Array, heat: npt.NDArray[np.float32]) -> None:
-    """Refuses arrays that are not the pictures of `n` entries.
-
-    Raises:
-        ShapeError: Naming what is wrong.
-    """
-    size = pixels.shape[1] if pixels.ndim == 4 else 0
-    if pixels.shape != (n, size, size, 3) or heat.shape != (n, size, size):
-        raise ShapeError(
-            f"{n} entries, pixels of shape {pixels.shape} and heat of shape {heat.shape}; "
-            f"expected ({n}, size, size, 3) and ({n}, size, size)"
-        )
-    if pixels.dtype != np.uint8:
-        raise ShapeError(f"pixels are {pixels.dtype}; expected uint8")
-    lowest, highest = heat.min(initial=0), heat.max(initial=0)
-    if not (lowest >= 0 and highest <= 1):  # also where one is not a number
-        raise ShapeError(f"heat lies in {lowest:g} to {highest:g}; expected 0 to 1")
-
-
-def _picture(image: UInt8Array, heat: npt.NDArray[np.float32]) -> Image.Image:
-    """The image and the tinted image side by side.
-
-    Args:
-        image: uint8, (size, size, 3), RGB.
-        heat: float, (size, size), in [0, 1].
-    """
-    size = min(image.shape[0], LARGEST_SIDE)
-    picture = Image.new("RGB", (2 * size + GAP, size), "white")
-    for left, half in ((0, image), (size + GAP, _tinted(image, heat))):
-        picture.paste(Image.fromarray(half).resize((size, size), Image.Resampling.LANCZOS), (left, 0))
-    return picture
-
-
-def _tinted(image: UInt8Array, heat: npt.NDArray[np.float32]) -> UInt8Array:
-    """The image in gray, multiplied by the color of the heat, so that tissue stays visible under any color."""
-    luma = image @ np.array([0.299, 0.587, 0.114]) / 255  # (size, size), ITU-R BT.601
-    lightened = 0.3 + 0.7 * luma[..., None]  # (size, size, 1)
-    color = mpl.colormaps[COLORMAP](0.35 + 0.65 * heat)[..., :3]  # (size, size, 3), without the nearly black end
-    strength = 0.9 * heat[..., None]  # (size, size, 1)
-    tinted: UInt8Array = np.round(255 * lightened * (1 - strength + strength * color)).astype(np.uint8)
-    return tinted
-
-
 def _put_in_place(aside: Path, gallery: Path) -> None:
     """Renames a finished gallery; an older one in its place is moved away first."""
     if gallery.exists():
@@ -306,22 +298,21 @@ def _read_entry(folder: Path, facts: object) -> GalleryEntry:
     """An entry of gallery.json.
 
     Raises:
-        TypeError: If it is no entry.
-        ValueError: If a value is not possible, or its picture is not in the gallery.
+        DamagedFileError: If it is no entry, a value is not possible, or its picture is not in the gallery.
     """
     if not isinstance(facts, dict) or facts.keys() != {field.name for field in fields(GalleryEntry)}:
-        raise TypeError(f"{facts!r:.200} is no entry")
+        raise DamagedFileError(f"{quoted(facts, longest=200)} is no entry")
     wrong = [name for name, value in facts.items() if name != "prob_malignant" and not isinstance(value, str)]
     if wrong:
-        raise TypeError(f"{listed(wrong)} of {facts!r:.200} should be texts")
+        raise DamagedFileError(f"{listed(wrong)} of {quoted(facts, longest=200)} should be texts")
     entry = GalleryEntry(**facts)
     for value, possible in ((entry.kind, KINDS), (entry.target, CLASS_NAMES), (entry.predicted, CLASS_NAMES)):
         if value not in possible:
-            raise ValueError(f"{value!r} is none of {listed(possible)}")
-    if type(entry.prob_malignant) not in (int, float) or not 0 <= entry.prob_malignant <= 1:
-        raise ValueError(f"prob_malignant {entry.prob_malignant!r} is not between 0 and 1")
+            raise DamagedFileError(f"{quoted(value)} is none of {listed(possible)}")
+    if not is_number(entry.prob_malignant) or not 0 <= entry.prob_malignant <= 1:
+        raise DamagedFileError(f"prob_malignant {quoted(entry.prob_malignant)} is not between 0 and 1")
     if _FILE.fullmatch(entry.file) is None or (folder / entry.file).is_symlink():
-        raise ValueError(f"{entry.file!r} is no picture inside {GALLERY}/")
+        raise DamagedFileError(f"{quoted(entry.file)} is no picture inside {GALLERY}/")
     if not (folder / entry.file).is_file():
-        raise ValueError(f"{entry.file} is missing")
+        raise DamagedFileError(f"{quoted(entry.file)} is missing")
     return entry

@@ -34,8 +34,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """What metrics.json holds: every metric as `{"value": v, "ci95": [lo, hi]}`, counts, tables by subtype.
 
-    A value is None where it is not defined (the AUROC where a class has no image), an interval where there is none: a
-    single case, no value, or `with_intervals` false.
+    A value is None where it is not defined (the recall of a class without images), and "reason" beside it says why. An
+    interval is None where there is none: a single case, no value, or `with_intervals` false.
 
     Args:
         predictions: One row per image, at least one.
@@ -71,6 +71,9 @@ def evaluate(
 def point_values(predictions: Predictions) -> dict[str, float | None]:
     """Value of every metric that carries an interval, by its name; those of a class end in "_benign", "_malignant".
 
+    Where a class has no image, its recall and F1 are None, their means over the classes, and what ranks one class
+    against the other; what is weighted by the images is defined, as the class then weighs nothing.
+
     Args:
         predictions: One row per image, at least one.
     """
@@ -97,8 +100,15 @@ def point_values(predictions: Predictions) -> dict[str, float | None]:
         "patient_recognition_rate": scores.patient_recognition_rate(predictions.correct, index_of(predictions.patient)),
         "case_accuracy": scores.case_accuracy(target, prob_malignant, index_of(predictions.case)),
     }
+    has_images = confusion.sum(1) > 0
     for name, of in by_class.items():
-        values |= {f"{name}_{class_name}": float(of[i]) for i, class_name in enumerate(CLASS_NAMES)}
+        needs_images = name != "precision"
+        if needs_images and not has_images.all():
+            values[f"macro_{name}"] = None
+        values |= {
+            f"{name}_{class_name}": None if needs_images and not has_images[i] else float(of[i])
+            for i, class_name in enumerate(CLASS_NAMES)
+        }
     return values
 
 
@@ -106,6 +116,7 @@ def _summary(predictions: Predictions, intervals: CaseIntervals | None) -> dict[
     confusion = of_confusion.confusion_matrix(predictions.target, predictions.predicted)
     estimates: dict[str, Any] = {
         name: {"value": _rounded(value), "ci95": _limits(intervals, name)}
+        | ({"reason": _reason(name)} if value is None else {})
         for name, value in point_values(predictions).items()
     }
     per_class: dict[str, dict[str, Any]] = {}
@@ -126,6 +137,12 @@ def _summary(predictions: Predictions, intervals: CaseIntervals | None) -> dict[
         "seed": None if intervals is None else intervals.seed,
         "draws_lacking_a_class": None if intervals is None else intervals.draws_lacking_a_class,
     }
+
+
+def _reason(name: str) -> str:
+    """Why a metric has no value."""
+    is_of_class = name.endswith(tuple(f"_{class_name}" for class_name in CLASS_NAMES))
+    return "no images" if is_of_class else "a class has no images"
 
 
 def _limits(intervals: CaseIntervals | None, name: str) -> list[float | None] | None:
@@ -206,7 +223,7 @@ def classification_report(metrics: dict[str, Any]) -> str:
 
 
 def _two(estimate: dict[str, Any]) -> str:
-    return f"{estimate['value']:.2f}"
+    return "-" if estimate["value"] is None else f"{estimate['value']:.2f}"
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Pages in one file: templates, pictures inside the page, tables; shared by the page of a run and that of a comparison.
 
-Every text that reaches a template is escaped; a template that is given too little fails instead of leaving a gap.
+Every text that reaches a template is escaped, and what cannot be seen in it is written out; a template that is given
+too little fails instead of leaving a gap.
 """
 
 import base64
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from breakhis_pl.errors import ShapeError
 from breakhis_pl.evaluation.figures import figure_png
 from breakhis_pl.evaluation.run_summary import Estimate
+from breakhis_pl.evaluation.texts import visible
 
 CSS_PIXELS_PER_INCH = 96
 """Of CSS; figures are drawn at 150, so that they stay sharp on finer screens and on paper."""
@@ -73,13 +76,19 @@ class Table:
             )
 
 
+def _shown(value: object) -> object:
+    """What a template writes; markup comes from templates alone and holds nothing to be made visible."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def environment() -> Environment:
-    """The templates of this package: autoescape on, unknown names are errors."""
+    """The templates of this package: autoescape on, unknown names are errors, unseen characters written out."""
     return Environment(
         loader=PackageLoader("breakhis_pl.evaluation", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

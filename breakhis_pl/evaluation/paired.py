@@ -15,7 +15,8 @@ import numpy as np
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import PredictionsError, listed
 from breakhis_pl.evaluation import confusion as of_confusion
-from breakhis_pl.evaluation.intervals import N_DRAWS, PairedDifference, align, holm, mcnemar, paired_differences
+from breakhis_pl.evaluation.differences import PairedDifference, align, holm, mcnemar, paired_differences
+from breakhis_pl.evaluation.intervals import N_DRAWS, check_case_count
 from breakhis_pl.evaluation.predictions import Predictions
 from breakhis_pl.evaluation.published import REPORT_RESULTS, ReportResult
 from breakhis_pl.evaluation.run_summary import RunSummary
@@ -51,7 +52,7 @@ class PairedComparison:
         mcnemar_p: Exact p-value that both classify as many images correctly, whatever the metric. It takes images as
             independent and claims too much; it is here because others report it.
         n_images: Images that both were tested on; 0 where they are not compared.
-        n_cases: Cases behind the difference; 0 where they are not compared.
+        n_cases: Cases behind the difference, for the AUROC those of the rarer class; 0 where they are not compared.
         reason: Why there is no difference or no interval; None where there are both.
     """
 
@@ -114,7 +115,7 @@ def compare_runs(
         PredictionsError: If two runs have the same name.
 
     Source:
-        Interval and p-value: `intervals.paired_differences`. Correction: `intervals.holm`, over the pairs.
+        Interval and p-value: `differences.paired_differences`. Correction: `differences.holm`, over the pairs.
     """
     tables: dict[str, Predictions | None] = {}
     for run in runs:
@@ -237,6 +238,7 @@ def _compare(
             first, second, f"the test images differ: {only_a:,} only in {first}, {only_b:,} only in {second}"
         )
     try:
+        check_case_count(a)
         aligned = align(b, a)
     except PredictionsError as error:
         return _not_compared(first, second, str(error))

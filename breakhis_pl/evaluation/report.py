@@ -6,9 +6,9 @@ from pathlib import Path
 from breakhis_pl.evaluation import report_figures as figures
 from breakhis_pl.evaluation import report_sentences as sentences
 from breakhis_pl.evaluation import report_tables as tables
-from breakhis_pl.evaluation.curves import patient_rows
 from breakhis_pl.evaluation.gallery import KINDS
 from breakhis_pl.evaluation.pages import render
+from breakhis_pl.evaluation.patients import patient_rows
 from breakhis_pl.evaluation.run_files import RunFiles, read_run_files
 from breakhis_pl.files import write_text
 
@@ -35,8 +35,7 @@ def write_report(run_folder: Path) -> Path:
         OSError: If the page cannot be written.
     """
     page = run_folder / REPORT_PAGE
-    # names of files need not be text
-    write_text(page, report_html(read_run_files(run_folder)), errors="replace")
+    write_text(page, report_html(read_run_files(run_folder)))
     return page
 
 
@@ -54,8 +53,8 @@ def report_html(files: RunFiles) -> str:
         "magnifications": files.magnifications,
         "split": files.split,
         "run_name": files.folder.resolve().name,
-        "record": files.record,
-        "metrics": files.metrics,
+        "record": dict.fromkeys(("finished", "command", "commit", "package_version")) | dict(files.record),
+        "metrics": dict.fromkeys(("interval_method", "n_draws", "seed", "draws_lacking_a_class")) | dict(files.metrics),
         "data_sentence": sentences.data_sentence(files),
         "result_sentence": sentences.result_sentence(files),
         "warnings": sentences.warnings_of(files),
@@ -67,6 +66,7 @@ def report_html(files: RunFiles) -> str:
         "published_table": tables.published_table(files),
         "published_sentence": sentences.published_sentence(files),
         "history_picture": figures.history_picture(files.history, frame),
+        "history_fault": files.history_fault,
         "n_epochs": len(files.history),
         "roc_picture": figures.roc_picture(files, frame),
         "precision_recall_picture": figures.precision_recall_picture(files, frame),

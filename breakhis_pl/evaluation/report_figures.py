@@ -1,41 +1,30 @@
 """The figures of a run's page, each with a text that says in words and numbers what it shows."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from matplotlib.figure import Figure
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.evaluation.curves import (
-    Curve,
-    PatientRow,
-    ReliabilityBins,
-    precision_recall_points,
-    reliability_bins,
-    roc_points,
-)
+from breakhis_pl.evaluation.confusion_figure import confusion_matrix_figure
+from breakhis_pl.evaluation.curves import Curve, ReliabilityBins, precision_recall_points, reliability_bins, roc_points
 from breakhis_pl.evaluation.figures import (
     INCOMPLETE_NOTE,
     SUBSET_STYLES,
     SYNTHETIC_NOTE,
-    confusion_matrix_figure,
     count_of_images,
     curves_figure,
 )
-from breakhis_pl.evaluation.gallery import KINDS, GalleryEntry
+from breakhis_pl.evaluation.gallery import KINDS, GalleryEntry, picture_content
+from breakhis_pl.evaluation.history_table import HistoryRow
 from breakhis_pl.evaluation.pages import Picture, data_uri, picture_of
+from breakhis_pl.evaluation.patients import PatientRow
+from breakhis_pl.evaluation.row_figures import label_text, patient_figure
 from breakhis_pl.evaluation.run_files import RunFiles
 from breakhis_pl.evaluation.run_summary import Estimate
-from breakhis_pl.evaluation.score_figures import (
-    one_line,
-    patient_figure,
-    precision_recall_figure,
-    reliability_figure,
-    roc_figure,
-)
+from breakhis_pl.evaluation.score_figures import precision_recall_figure, reliability_figure, roc_figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +47,7 @@ class Frame:
 def frame_of(files: RunFiles) -> Frame:
     """Heading and warning of the figures of a run."""
     n_images = count_of_images(len(files.predictions)).replace("image", "test image")
-    title = f"{one_line(files.network)}, {files.magnifications}, {n_images}"
+    title = f"{label_text(files.network)}, {files.magnifications}, {n_images}"
     summary = files.summary
     note = SYNTHETIC_NOTE if summary.is_synthetic else INCOMPLETE_NOTE if summary.is_complete is False else None
     return Frame(title=title, note=note)
@@ -75,7 +64,7 @@ def confusion_picture(matrix: Sequence[Sequence[int]], frame: Frame) -> Picture:
     return picture_of(figure, alt=f"Confusion matrix: {'; '.join(parts)}.")
 
 
-def history_picture(history: Sequence[Mapping[str, str]], frame: Frame) -> Picture | None:
+def history_picture(history: Sequence[HistoryRow], frame: Frame) -> Picture | None:
     """Loss and accuracy over the epochs; None where nothing was recorded."""
     if not any(f"{subset}_loss" in row for row in history for subset in SUBSET_STYLES):
         return None
@@ -97,17 +86,7 @@ def roc_picture(files: RunFiles, frame: Frame) -> Picture | None:
     if curve is None:
         return None
     area = phrase(files.estimate("auroc"))
-    figure = roc_figure(
-        curve.x,
-        curve.y,
-        n_benign=_n_of_class(files, 0),
-        n_malignant=_n_of_class(files, 1),
-        label=f"AUROC {area}",
-        title=frame.of("ROC curve"),
-        note=frame.note,
-        point=curve.point,
-        band=curve.band,
-    )
+    figure = _curve_figure(roc_figure, curve, files, label=f"AUROC {area}", title=frame.of("ROC curve"), frame=frame)
     # of equal false positive rates the last, highest point counts
     reached = [f"{_highest_at(curve, rate):.0%} at {rate:.0%}" for rate in (0.05, 0.1, 0.2)]
     return picture_of(
@@ -123,22 +102,29 @@ def precision_recall_picture(files: RunFiles, frame: Frame) -> Picture | None:
     if curve is None:
         return None
     area = phrase(files.estimate("average_precision"))
-    figure = precision_recall_figure(
-        curve.x,
-        curve.y,
-        n_benign=_n_of_class(files, 0),
-        n_malignant=_n_of_class(files, 1),
-        label=f"average precision {area}",
-        title=frame.of("Precision and recall"),
-        note=frame.note,
-        point=curve.point,
-        band=curve.band,
-    )
+    label, title = f"average precision {area}", frame.of("Precision and recall")
+    figure = _curve_figure(precision_recall_figure, curve, files, label=label, title=title, frame=frame)
     reached = [f"{float(curve.y[curve.x >= rate][-1]):.0%} at {rate:.0%}" for rate in (0.5, 0.8, 0.95)]
     return picture_of(
         figure,
         alt=f"Precision over recall with average precision {area}. Precision by recall: {', '.join(reached)}."
         + _point_sentence(curve, "recall", "precision"),
+    )
+
+
+def _curve_figure(
+    draw: Callable[..., Figure], curve: Curve, files: RunFiles, *, label: str, title: str, frame: Frame
+) -> Figure:
+    return draw(
+        curve.x,
+        curve.y,
+        n_benign=_n_of_class(files, 0),
+        n_malignant=_n_of_class(files, 1),
+        label=label,
+        title=title,
+        note=frame.note,
+        point=curve.point,
+        band=curve.band,
     )
 
 
@@ -192,9 +178,7 @@ def gallery_groups(files: RunFiles) -> list[tuple[str, list[tuple[GalleryEntry, 
 
 
 def _gallery_picture(folder: Path, entry: GalleryEntry) -> tuple[GalleryEntry, Picture]:
-    content = (folder / entry.file).read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        width, height = image.size
+    content, (width, height) = picture_content(folder, entry)
     alt = f"{entry.image}. {entry.caption} Left the image, right what speaks for {entry.predicted} in it."
     return entry, Picture(src=data_uri(content, "image/jpeg"), width=width, height=height, alt=alt)
 
@@ -217,9 +201,9 @@ def phrase(estimate: Estimate | None) -> str:
             raise TypeError(f"{other!r} is no Estimate; expected a value with an interval or None")
 
 
-def _cell(row: Mapping[str, str], subset: str, quantity: str, form: str) -> str:
-    text = row.get(f"{subset}_{quantity}")
-    return form.format(float(text)) if text else "nothing"
+def _cell(row: HistoryRow, subset: str, quantity: str, form: str) -> str:
+    value = row.get(f"{subset}_{quantity}")
+    return "nothing" if value is None else form.format(value)
 
 
 def _n_of_class(files: RunFiles, index: int) -> int:

@@ -1,13 +1,12 @@
 """Sentences of a run's page: what the data were, what came out, what to beware of."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from breakhis_pl.data.breakhis import CLASS_NAMES, PUBLISHED_COUNTS, Subset, official_patients
 from breakhis_pl.evaluation.figures import count_of_images
-from breakhis_pl.evaluation.json_values import value_at
+from breakhis_pl.evaluation.json_values import count_at, number_at, value_at
 from breakhis_pl.evaluation.paired import (
     MAIN_METRIC,
     N_REPORT_TEST_IMAGES,
@@ -15,7 +14,8 @@ from breakhis_pl.evaluation.paired import (
     has_the_reports_images,
 )
 from breakhis_pl.evaluation.report_figures import phrase
-from breakhis_pl.evaluation.run_files import RunFiles, estimate_at, joined
+from breakhis_pl.evaluation.run_files import RunFiles, joined
+from breakhis_pl.evaluation.run_summary import estimate_at
 
 FEW_CASES = 10
 """Of a class; below it, an interval rests on little more than chance."""
@@ -83,18 +83,18 @@ def calibration_sentence(files: RunFiles) -> str | None:
     """What was fitted on the validation images; None where nothing was."""
     calibrated = files.metrics.get("calibrated")
     fitted = {**(files.calibration or {}), **(calibrated if isinstance(calibrated, Mapping) else {})}
-    temperature, threshold = (_number_at(fitted, key) for key in ("temperature", "threshold"))
+    temperature, threshold = (number_at(fitted, key) for key in ("temperature", "threshold"))
     if temperature is None or threshold is None:
         return None
-    wanted = _number_at(files.calibration or {}, "sensitivity") or _number_at(fitted, "wanted_sensitivity")
+    wanted = number_at(files.calibration or {}, "sensitivity") or number_at(fitted, "wanted_sensitivity")
     n_images, n_cases = (
-        _number_at(files.calibration or {}, key) or _number_at(fitted, "fitted_on", key)
+        number_at(files.calibration or {}, key) or number_at(fitted, "fitted_on", key)
         for key in ("n_images", "n_cases")
     )
     rows = f"{n_images:,.0f} validation images" if n_images is not None else "the validation images"
     rows += f" of {n_cases:,.0f} cases" if n_cases is not None else ""
     aim = f" to reach a sensitivity of {wanted:g} there" if wanted is not None else ""
-    specificity = _number_at(files.calibration or {}, "specificity_reached")
+    specificity = number_at(files.calibration or {}, "specificity_reached")
     reached = f" The specificity there is {specificity:.3f}." if specificity is not None else ""
     few = f" {n_cases:,.0f} cases are few to fit on." if n_cases is not None and n_cases < FEW_CASES else ""
     return (
@@ -105,7 +105,7 @@ def calibration_sentence(files: RunFiles) -> str | None:
 
 def _subset_phrase(files: RunFiles, subset: str) -> str:
     by_class = value_at(files.record, "data", "n_images", subset)
-    counts = {name: by_class.get(name, 0) for name in CLASS_NAMES} if isinstance(by_class, Mapping) else {}
+    counts = {name: count_at(by_class, name) or 0 for name in CLASS_NAMES} if isinstance(by_class, Mapping) else {}
     if subset == "test":
         size = (len(files.predictions), len(set(files.predictions.patient)), len(set(files.predictions.case)))
         counts = {name: int((files.predictions.target == index).sum()) for index, name in enumerate(CLASS_NAMES)}
@@ -207,8 +207,3 @@ def _batches_warning(files: RunFiles) -> tuple[str, str] | None:
 
 def _plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def _number_at(document: Mapping[str, Any], *keys: str) -> float | None:
-    value = value_at(document, *keys)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

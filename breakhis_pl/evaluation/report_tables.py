@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES
-from breakhis_pl.evaluation.curves import PatientRow
 from breakhis_pl.evaluation.figures import count_of_images
 from breakhis_pl.evaluation.json_values import value_at
 from breakhis_pl.evaluation.pages import Column, Table
 from breakhis_pl.evaluation.paired import N_REPORT_TEST_IMAGES, is_on_the_reports_split, published_values
+from breakhis_pl.evaluation.patients import PatientRow
 from breakhis_pl.evaluation.published import LITERATURE_RESULTS, REPORT_RESULTS
-from breakhis_pl.evaluation.run_files import RunFiles, estimate_at
-from breakhis_pl.evaluation.run_summary import Estimate
+from breakhis_pl.evaluation.run_files import RunFiles
+from breakhis_pl.evaluation.run_summary import Estimate, estimate_at
 
 OTHER_METRICS = (
     ("accuracy", "Accuracy", "share of images that are right"),

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.evaluation.figures import confusion_matrix_figure, figure_pixels, save_figure
+from breakhis_pl.evaluation.confusion_figure import confusion_matrix_figure
+from breakhis_pl.evaluation.figures import figure_pixels, save_figure
 from breakhis_pl.evaluation.metrics import write_metrics
 from breakhis_pl.evaluation.predictions import Predictions, write_predictions
 from breakhis_pl.evaluation.run_metrics import evaluate_table

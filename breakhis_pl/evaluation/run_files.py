@@ -1,20 +1,21 @@
 """The files of a finished run, read and checked together, for its page."""
 
-import csv
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from breakhis_pl.errors import RunFolderError
-from breakhis_pl.evaluation.calibration import CALIBRATION_JSON
+from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, read_calibration
+from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.gallery import GalleryEntry, read_gallery
-from breakhis_pl.evaluation.json_values import DamagedFileError, json_object, value_at
+from breakhis_pl.evaluation.history_table import HISTORY_CSV, HistoryRow, read_history
+from breakhis_pl.evaluation.json_values import json_object, value_at
+from breakhis_pl.evaluation.metrics_file import command_for, fault_of_pair, read_metrics
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.published import REPORT_RESULTS
-from breakhis_pl.evaluation.run_summary import Estimate, RunSummary, is_run_folder, summarize_run
-from breakhis_pl.evaluation.siblings import siblings_from_split
+from breakhis_pl.evaluation.run_summary import Estimate, RunSummary, estimate_at, is_run_folder, summarize_run
+from breakhis_pl.evaluation.siblings import SplitRow, read_split, siblings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class RunFiles:
         summary: The same and more, checked.
         metrics: Content of test/metrics.json.
         predictions: Rows of test/predictions.csv.
-        history: Rows of history.csv; empty where there is none.
+        history: Rows of history.csv; empty where there is none, or none that can be read.
+        history_fault: Why history.csv cannot be read; None where it can, or there is none.
         sizes: By subset; empty where there is no split.csv.
         siblings: Test images of which a slide of the same case was trained on.
         calibration: Content of calibration.json; None where there is none.
@@ -48,7 +50,8 @@ class RunFiles:
     summary: RunSummary
     metrics: Mapping[str, Any]
     predictions: Predictions
-    history: tuple[Mapping[str, str], ...]
+    history: tuple[HistoryRow, ...]
+    history_fault: str | None
     sizes: Mapping[str, SubsetSize]
     siblings: frozenset[str]
     calibration: Mapping[str, Any] | None
@@ -117,40 +120,34 @@ def read_run_files(folder: Path) -> RunFiles:
     summary = summarize_run(folder)
     if summary.status == "unreadable":
         raise RunFolderError(f"{folder}: {summary.error}; evaluate another run")
-    metrics = _checked_object(folder / "test/metrics.json")
-    predictions = read_predictions(folder / "test/predictions.csv")
-    _check_counts(folder, metrics, predictions)
-    split = _csv_rows(folder / "split.csv")
+    table = folder / "test/predictions.csv"
+    try:
+        metrics = read_metrics(folder / "test/metrics.json")
+    except DamagedFileError as damage:
+        raise RunFolderError(
+            f"{folder}/test/metrics.json is damaged ({damage}); write it anew with `{command_for(table)}`"
+        ) from damage
+    predictions = read_predictions(table)
+    fault = fault_of_pair(metrics, predictions, table)
+    if fault is not None:
+        raise RunFolderError(f"{folder}/test: {fault}, or both files with `python evaluate.py run={folder}`")
+    history, history_fault = _history(folder / HISTORY_CSV)
+    split = read_split(folder / "split.csv") if _exists(folder, "split.csv") else ()
     return RunFiles(
         folder=folder,
-        record=_checked_object(folder / "run.json"),
+        record=json_object(folder / "run.json"),
         summary=summary,
         metrics=metrics,
         predictions=predictions,
-        history=_csv_rows(folder / "history.csv"),
-        sizes=_sizes(folder, split),
-        siblings=siblings_from_split(folder / "split.csv") if split else frozenset(),
-        calibration=_checked_object(folder / CALIBRATION_JSON) if _exists(folder, CALIBRATION_JSON) else None,
+        history=history,
+        history_fault=history_fault,
+        sizes=_sizes(split),
+        siblings=siblings(split),
+        calibration=(
+            asdict(read_calibration(folder / CALIBRATION_JSON)) if _exists(folder, CALIBRATION_JSON) else None
+        ),
         gallery=tuple(read_gallery(folder / "test")),
     )
-
-
-def estimate_at(document: Mapping[str, Any], *keys: str) -> Estimate | None:
-    """A metric with its interval; None where there is no number at this place.
-
-    Example:
-        >>> estimate_at({"auroc": {"value": 0.9, "ci95": [0.8, 1.0]}}, "auroc")
-        Estimate(value=0.9, interval=(0.8, 1.0))
-    """
-    found = value_at(document, *keys)
-    value, interval = (found.get("value"), found.get("ci95")) if isinstance(found, Mapping) else (found, None)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    match interval:
-        case [int() | float() as low, int() | float() as high]:
-            return Estimate(float(value), (float(low), float(high)))
-        case _:
-            return Estimate(float(value))
 
 
 def joined(names: list[str]) -> str:
@@ -167,46 +164,23 @@ def _exists(folder: Path, name: str) -> bool:
     return (folder / name).is_file()
 
 
-def _checked_object(path: Path) -> Mapping[str, Any]:
-    try:
-        return json_object(path)
-    except DamagedFileError as damage:
-        raise RunFolderError(f"{path} is damaged ({damage}); write it again, with evaluate.py or a new run") from damage
-
-
-def _csv_rows(path: Path) -> tuple[Mapping[str, str], ...]:
-    """Rows of a table by column; none where there is no such file."""
+def _history(path: Path) -> tuple[tuple[HistoryRow, ...], str | None]:
+    """Rows of a history, or why there are none: the result does not rest on them."""
     if not path.is_file():
-        return ()
+        return (), None
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = tuple(csv.DictReader(file, strict=True))
-    except (OSError, csv.Error) as error:
-        raise RunFolderError(f"{path} is damaged ({error}); expected a table in CSV format") from error
-    if any(None in row or None in row.values() for row in rows):
-        raise RunFolderError(f"{path} is damaged (a row has more or fewer values than there are columns)")
-    return rows
+        return read_history(path), None
+    except DamagedFileError as damage:
+        return (), str(damage)
 
 
-def _check_counts(folder: Path, metrics: Mapping[str, Any], predictions: Predictions) -> None:
-    """Both files come from one evaluation."""
-    if metrics.get("n_images") != len(predictions):
-        raise RunFolderError(
-            f"{folder}/test: metrics.json is of {metrics.get('n_images')} images, predictions.csv of "
-            f"{len(predictions)}; write both again with `python evaluate.py run={folder}`"
-        )
-
-
-def _sizes(folder: Path, split: tuple[Mapping[str, str], ...]) -> dict[str, SubsetSize]:
-    missing = [column for column in ("image", "patient", "case", "subset") if split and column not in split[0]]
-    if missing:
-        raise RunFolderError(f"{folder}/split.csv lacks the column {joined(missing)}; expected the split.csv of a run")
-    n_images = Counter(row["subset"] for row in split)
+def _sizes(split: Iterable[SplitRow]) -> dict[str, SubsetSize]:
+    rows_of: dict[str, list[SplitRow]] = {}
+    for row in split:
+        rows_of.setdefault(row.subset.value, []).append(row)
     return {
         subset: SubsetSize(
-            n_images=count,
-            n_patients=len({row["patient"] for row in split if row["subset"] == subset}),
-            n_cases=len({row["case"] for row in split if row["subset"] == subset}),
+            n_images=len(rows), n_patients=len({row.patient for row in rows}), n_cases=len({row.case for row in rows})
         )
-        for subset, count in n_images.items()
+        for subset, rows in rows_of.items()
     }

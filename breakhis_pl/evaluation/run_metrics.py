@@ -7,7 +7,7 @@ from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, calibration_summary, read_calibration
 from breakhis_pl.evaluation.intervals import N_DRAWS
 from breakhis_pl.evaluation.metrics import evaluate
-from breakhis_pl.evaluation.predictions import read_predictions
+from breakhis_pl.evaluation.predictions import read_predictions, table_checksum
 from breakhis_pl.evaluation.siblings import siblings_from_split
 
 
@@ -19,7 +19,7 @@ def evaluate_table(
     seed: int = 0,
     n_draws: int = N_DRAWS,
 ) -> dict[str, Any]:
-    """What metrics.json holds for a table of predictions.
+    """What metrics.json holds for a table of predictions, and the checksum that tells the table from others.
 
     In a run folder the table's subset is the name of its folder; split.csv says which test images have siblings in
     train or validation. Only the run's own test table is calibrated: calibration.json was fitted for its network.
@@ -53,4 +53,4 @@ def evaluate_table(
         metrics["calibrated"] = calibration_summary(
             predictions, read_calibration(calibration), seed=seed, n_draws=n_draws
         )
-    return metrics
+    return {"predictions_checksum": table_checksum(table), **metrics}

@@ -1,6 +1,5 @@
 """What a run folder says about its run, read from its files alone."""
 
-import csv
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,16 +9,21 @@ from typing import Any
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import PredictionsError, listed
+from breakhis_pl.evaluation.file_texts import DamagedFileError
+from breakhis_pl.evaluation.history_table import HISTORY_CSV, read_history
 from breakhis_pl.evaluation.json_values import (
-    DamagedFileError,
     count_at,
+    counts_at,
     flag_at,
     json_object,
     number_at,
+    object_at,
     text_at,
     value_at,
 )
+from breakhis_pl.evaluation.metrics_file import fault_of_pair, read_metrics
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
+from breakhis_pl.evaluation.texts import quoted
 
 METRIC_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -64,7 +68,8 @@ class RunSummary:
         name: Name of the folder, or what tells it from others.
         status: "running", "finished" or "failed" as in run.json; "refused" where a run ended before it began;
             "unreadable" where run.json is damaged.
-        error: Why there is no result, or which file is damaged; may have several lines.
+        error: Why there is no result; may have several lines.
+        damage: Which files are damaged or do not belong together, and how; what they hold is left out.
         config: The resolved configuration; empty where run.json has none.
         model: Backbone, such as "resnet18".
         seed: Seed of the run.
@@ -90,6 +95,7 @@ class RunSummary:
     name: str
     status: str
     error: str | None = None
+    damage: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     seed: int | None = None
@@ -125,7 +131,7 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def summarize_run(folder: Path, *, name: str | None = None) -> RunSummary:
-    """What the files of a run folder say; a damaged file is named in `error`, the rest is read.
+    """What the files of a run folder say; a damaged file is named in `damage`, the rest is read.
 
     Args:
         folder: Of the run.
@@ -138,39 +144,69 @@ def summarize_run(folder: Path, *, name: str | None = None) -> RunSummary:
         facts = _run_facts(json_object(folder / "run.json"))
     except DamagedFileError as damage:
         return RunSummary(name=name, status="unreadable", error=f"run.json is damaged: {damage}")
-    faults = [facts.pop("error")] if facts.get("error") else []
-    for file_name, read in _READERS:
-        path = folder / file_name
-        try:
-            facts |= read(path) if path.is_file() else {}
-        except DamagedFileError as damage:
-            faults.append(f"{file_name} is damaged: {damage}")
-    return RunSummary(name=name, **{**facts, "error": "\n".join(faults) or None})
+    found, damages = _result_facts(folder / "test")
+    try:
+        found |= _history_facts(folder / HISTORY_CSV) if (folder / HISTORY_CSV).is_file() else {}
+    except DamagedFileError as damage:
+        damages.append(f"{HISTORY_CSV} is damaged: {damage}")
+    return RunSummary(name=name, **{**facts, **found, "damage": tuple(damages)})
 
 
 _LOG_MARK = "[ERROR] - "
 """Before the text of an error in Hydra's log."""
 
+_LOG_BYTES = 1024**2
+"""Of a log's end that are looked through."""
+
 
 def _refusal(folder: Path) -> str:
     """The last error in the run's log, which is all that a refused run leaves."""
-    for path in sorted(folder.glob("*.log")):
-        _, mark, reason = path.read_text(encoding="utf-8", errors="replace").rpartition(_LOG_MARK)
+    for path in sorted(each for each in folder.glob("*.log") if each.is_file()):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
+            text = file.read(_LOG_BYTES).decode("utf-8", errors="replace")
+        _, mark, reason = text.rpartition(_LOG_MARK)
         if mark and reason.strip():
             return reason.strip()
     return "refused before it began"
 
 
+def _result_facts(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What metrics and rows say, and what is wrong with them; neither counts where they do not belong together."""
+    metrics_path, table = folder / "metrics.json", folder / "predictions.csv"
+    metrics: Mapping[str, Any] | None = None
+    predictions: Predictions | None = None
+    facts: dict[str, Any] = {}
+    damages: list[str] = []
+    try:
+        metrics = read_metrics(metrics_path) if metrics_path.is_file() else None
+        facts |= {} if metrics is None else _metric_facts(metrics)
+    except DamagedFileError as damage:
+        damages.append(f"test/metrics.json is damaged: {damage}")
+    try:
+        predictions = read_predictions(table) if table.is_file() else None
+    except PredictionsError as error:
+        damages.append(f"test/predictions.csv is damaged: {str(error).replace(str(table), table.name)}")
+    if predictions is None:
+        return facts, damages
+    fault = None if metrics is None else fault_of_pair(metrics, predictions, table)
+    if fault is not None:
+        return {}, [*damages, f"test: {fault}"]
+    return {**facts, "predictions": predictions}, damages
+
+
 def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
-    config = value_at(run, "config")
+    for subset in object_at(run, "data", "n_images") or ():
+        _sum_of_classes(run, "data", "n_images", subset)
+    object_at(run, "versions")
     status = text_at(run, "status")
     if status not in STATUSES:
-        raise DamagedFileError(f"status is {status!r}; expected one of {listed(STATUSES)}")
+        raise DamagedFileError(f"status is {quoted(status)}; expected one of {listed(STATUSES)}")
     split = text_at(run, "config", "data", "split")
     return {
         "status": status,
         "error": text_at(run, "error"),
-        "config": config if isinstance(config, Mapping) else {},
+        "config": object_at(run, "config") or {},
         "model": text_at(run, "config", "model", "backbone") or text_at(run, "model", "backbone"),
         "seed": count_at(run, "config", "seed"),
         "split": split,
@@ -187,60 +223,34 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metric_facts(path: Path) -> dict[str, Any]:
-    document = json_object(path)
-    estimates = {name: _estimate(document, *keys) for name, keys in METRIC_KEYS.items()}
+def _metric_facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    estimates = {name: estimate_at(document, *keys) for name, keys in METRIC_KEYS.items()}
     facts: dict[str, Any] = {"metrics": {name: found for name, found in estimates.items() if found is not None}}
-    n_images = count_at(document, "n_images")
+    n_images, matrix = count_at(document, "n_images"), counts_at(document, "confusion_matrix")
     if n_images is not None:
         facts["n_test_images"] = n_images
-    matrix = value_at(document, "confusion_matrix")
     if matrix is not None:
-        try:
-            facts["confusion_matrix"] = tuple(tuple(int(count) for count in row) for row in matrix)
-        except (TypeError, ValueError):
-            raise DamagedFileError(f"confusion_matrix is {matrix!r}; expected rows of counts") from None
+        facts["confusion_matrix"] = matrix
     return facts
 
 
-def _prediction_facts(path: Path) -> dict[str, Any]:
-    try:
-        return {"predictions": read_predictions(path)}
-    except PredictionsError as error:
-        raise DamagedFileError(str(error).replace(str(path), path.name)) from error
-
-
 def _history_facts(path: Path) -> dict[str, Any]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            table = list(csv.DictReader(file))
-        if any(None in row or None in row.values() for row in table):
-            raise DamagedFileError("a row has more or fewer values than there are columns")
-        rows = [{name: float(text) if text else None for name, text in row.items()} for row in table]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DamagedFileError(str(error)) from error
+    rows = read_history(path)
     if not rows:
         return {}
-    speeds = [speed for row in rows if (speed := number_at(row, "images_per_second")) is not None and speed > 0]
+    speeds = [speed for row in rows if (speed := row.get("images_per_second")) is not None and speed > 0]
     return {
-        "train_accuracy": number_at(rows[-1], "train_accuracy"),
-        "test_accuracy": number_at(rows[-1], "test_accuracy"),
+        "train_accuracy": rows[-1]["train_accuracy"],
+        "test_accuracy": rows[-1]["test_accuracy"],
         # every epoch has the same images, so all images over all time is the harmonic mean
         "images_per_second": statistics.harmonic_mean(speeds) if speeds else None,
     }
 
 
-_READERS = (
-    ("test/metrics.json", _metric_facts),
-    ("test/predictions.csv", _prediction_facts),
-    ("history.csv", _history_facts),
-)
-
-
 def _magnification(value: object) -> tuple[int, ...]:
     found = tuple(value) if isinstance(value, list) else () if value is None else (value,)
-    if not all(isinstance(part, int) and not isinstance(part, bool) for part in found):
-        raise DamagedFileError(f"config.data.magnification is {value!r}; expected numbers")
+    if not all(isinstance(part, int) and not isinstance(part, bool) and 0 < part < 10_000 for part in found):
+        raise DamagedFileError(f"config.data.magnification is {quoted(value)}; expected numbers")
     return found
 
 
@@ -251,17 +261,19 @@ def _sum_of_classes(document: Mapping[str, Any], *keys: str) -> int | None:
     return sum(count_at(counts, class_name) or 0 for class_name in counts)
 
 
-def _estimate(document: Mapping[str, Any], *keys: str) -> Estimate | None:
-    if not isinstance(value_at(document, *keys), Mapping):
-        value, interval = number_at(document, *keys), None
-    else:
-        value, interval = number_at(document, *keys, "value"), value_at(document, *keys, "ci95")
+def estimate_at(document: Mapping[str, Any], *keys: str) -> Estimate | None:
+    """A metric of a checked metrics.json with its interval; None where there is no number at this place.
+
+    Example:
+        >>> estimate_at({"auroc": {"value": 0.9, "ci95": [0.8, 1.0]}}, "auroc")
+        Estimate(value=0.9, interval=(0.8, 1.0))
+    """
+    found = value_at(document, *keys)
+    value = number_at(document, *keys, "value") if isinstance(found, Mapping) else number_at(document, *keys)
     if value is None:
         return None
-    match interval:
-        case None:
-            return Estimate(value)
-        case [int() | float() as low, int() | float() as high]:
+    match found:
+        case {"ci95": [low, high]}:
             return Estimate(value, (float(low), float(high)))
         case _:
-            raise DamagedFileError(f"{'.'.join(keys)}.ci95 is {interval!r}; expected two numbers or null")
+            return Estimate(value)

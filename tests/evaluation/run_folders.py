@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from breakhis_pl.evaluation.confusion import confusion_matrix
 from breakhis_pl.evaluation.predictions import Predictions, write_predictions
 
 HISTORY = """epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,images_per_second
@@ -39,7 +40,16 @@ def run_document(model: str = "resnet18", *, seed: int = 0, fold: int = 2, **dat
     }
 
 
-def metrics_document(accuracy: float = 0.893, *, n_images: int = 597) -> dict[str, Any]:
+def metrics_document(
+    accuracy: float = 0.893, *, n_images: int = 597, predictions: Predictions | None = None
+) -> dict[str, Any]:
+    """What metrics.json may hold, with the counts of these rows where there are some."""
+    counts = {}
+    if predictions is not None:
+        counts = {
+            "n_images": len(predictions),
+            "confusion_matrix": confusion_matrix(predictions.target, predictions.predicted).tolist(),
+        }
     return {
         "subset": "test",
         "n_images": n_images,
@@ -54,7 +64,7 @@ def metrics_document(accuracy: float = 0.893, *, n_images: int = 597) -> dict[st
         "auroc": {"value": None, "ci95": None},
         "mcc": 0.68,
         "patient_recognition_rate": {"value": 0.871, "ci95": [0.8, 0.94]},
-    }
+    } | counts
 
 
 def table(wrong: Sequence[int] = (), *, n_cases: int = 10, n_images: int = 2, first: int = 0) -> Predictions:
@@ -94,7 +104,7 @@ def write_run(
     (folder / "test").mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(run_document() if run is None else run), encoding="utf-8")
     (folder / "test" / "metrics.json").write_text(
-        json.dumps(metrics_document() if metrics is None else metrics), encoding="utf-8"
+        json.dumps(metrics_document(predictions=predictions) if metrics is None else metrics), encoding="utf-8"
     )
     if history is not None:
         (folder / "history.csv").write_text(history, encoding="utf-8")

@@ -229,7 +229,9 @@ def test_a_missing_calibration_says_what_it_takes(tmp_path):
     ("change", "message"),
     [
         ({"temperature": "warm"}, "temperature is 'warm', not a number"),
-        ({"temperature": 0}, "temperature 0, threshold"),
+        ({"temperature": 0}, r"temperature 0; expected 0\.25 to 20"),
+        ({"temperature": 1e-320}, r"expected 0\.25 to 20"),
+        ({"n_images": 10**400}, "n_images is 1000.*, not a whole number"),
         ({"threshold": 1.5}, r"threshold 1\.5"),
         ({"threshold": None}, "threshold is None"),
         ({"sensitivity": True}, "sensitivity is True"),

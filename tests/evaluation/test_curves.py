@@ -8,13 +8,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from breakhis_pl.errors import ConfigurationError, PredictionsError
 from breakhis_pl.evaluation import scores
-from breakhis_pl.evaluation.curves import (
-    GRID,
-    patient_rows,
-    precision_recall_points,
-    reliability_bins,
-    roc_points,
-)
+from breakhis_pl.evaluation.curves import GRID, precision_recall_points, reliability_bins, roc_points
+from breakhis_pl.evaluation.patients import patient_rows
 from breakhis_pl.evaluation.predictions import Predictions, index_of
 from breakhis_pl.evaluation.student import quantile_95
 from tests.evaluation.written_runs import drawn_predictions

@@ -106,7 +106,11 @@ def test_the_command_and_a_comparison_of_runs_give_the_same_numbers(tmp_path, ca
         numbers = re.search(rf"{metric} +(\S+)  \[(\S+), (\S+)\]  p (\S+), (\S+)", printed)
         difference, low, high, p, p_holm = numbers.groups()
         name = {"auroc": "AUROC", "weighted_f1": "weighted F1"}.get(metric, metric.replace("_", " "))
-        assert f"| a | b | {name} | {difference} | {low} to {high} | {p} | {p_holm} |" in page
+        n_cases = 4 if metric == "auroc" else 8
+        assert f"| a | b | {name} | {difference} | {low} to {high} | {n_cases} | {p} | {p_holm} |" in page
+    assert "40 images, 8 cases" in printed
+    assert re.search(r"auroc .*  \(4 cases, of the rarer class\)\n", printed)
+    assert printed.count("of the rarer class") == 1
 
 
 def test_tables_of_other_images_are_not_compared_and_the_reason_is_printed(tmp_path, capsys):
@@ -125,7 +129,9 @@ def test_tables_of_one_class_are_evaluated_and_the_missing_comparison_is_explain
     assert main([*map(str, paths), *FAST]) == 0
 
     printed = capsys.readouterr().out
-    assert "auroc                     not defined" in printed
+    assert "auroc                     not defined: a class has no images" in printed
+    assert "specificity               not defined: no images" in printed
+    assert re.search(r"benign +0\.00 +- +- +0\n", printed)
     assert "auroc                     not defined, as the test images are all of one class" in printed
     assert "a and b: no difference in weighted F1 can be shown" in printed
 
@@ -197,7 +203,7 @@ def test_a_split_that_cannot_be_used_is_refused(tmp_path):
     with pytest.raises(PredictionsError, match=r"split.csv cannot be read .No such file"):
         siblings_from_split(tmp_path / "split.csv")
     (tmp_path / "split.csv").write_text("image,subset\n")
-    with pytest.raises(PredictionsError, match=r"column case is missing; expected the split.csv"):
+    with pytest.raises(PredictionsError, match=r"column patient, case is missing; expected the split.csv"):
         siblings_from_split(tmp_path / "split.csv")
 
 

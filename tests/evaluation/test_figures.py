@@ -10,12 +10,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from breakhis_pl.errors import ShapeError
-from breakhis_pl.evaluation.figures import (
-    confusion_matrix_figure,
-    curves_figure,
-    figure_pixels,
-    save_figure,
-)
+from breakhis_pl.evaluation.confusion_figure import confusion_matrix_figure
+from breakhis_pl.evaluation.figures import curves_figure, figure_pixels, save_figure
 
 NAMES = ("benign", "malignant")
 REPORT = np.array([[119, 49], [25, 404]])
@@ -232,8 +228,8 @@ def test_pixels_are_rgb_bytes() -> None:
 
 def test_drawing_needs_neither_pyplot_nor_torch_nor_a_display() -> None:
     code = (
-        "import sys; from breakhis_pl.evaluation import figures, score_figures as s;"
-        "figures.figure_png(s.forest_figure(['a'], [0], [0], [1], axis_label='x', title='t'));"
+        "import sys; from breakhis_pl.evaluation import figures, row_figures as r;"
+        "figures.figure_png(r.forest_figure(['a'], [0], [0], [1], axis_label='x', title='t'));"
         "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     )
     environment = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "MPLBACKEND"}}

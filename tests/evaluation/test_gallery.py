@@ -329,7 +329,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     r"'gallery/\.\./01\.jpg' is no picture": lambda entry: entry | {"file": "gallery/../01.jpg"},
     r"'/etc/passwd' is no picture": lambda entry: entry | {"file": "/etc/passwd"},
     r"'gallery/01\.jpg\\n' is no picture": lambda entry: entry | {"file": "gallery/01.jpg\n"},
-    r"gallery/02\.jpg is missing": lambda entry: entry | {"file": "gallery/02.jpg"},
+    r"'gallery/02\.jpg' is missing": lambda entry: entry | {"file": "gallery/02.jpg"},
     "'best' is none of surest mistake, hardest patient, right": lambda entry: entry | {"kind": "best"},
     "'b' is none of benign, malignant": lambda entry: entry | {"predicted": "b"},
     "target of": lambda entry: entry | {"target": 1},

@@ -7,14 +7,8 @@ import pytest
 from breakhis_pl.data.breakhis import Subset, official_patients, parse_file_name
 from breakhis_pl.errors import ConfigurationError, PredictionsError, ShapeError
 from breakhis_pl.evaluation.case_table import tabulate_cases
-from breakhis_pl.evaluation.intervals import (
-    align,
-    case_intervals,
-    holm,
-    mcnemar,
-    paired_difference,
-    paired_differences,
-)
+from breakhis_pl.evaluation.differences import align, holm, mcnemar, paired_difference, paired_differences
+from breakhis_pl.evaluation.intervals import case_intervals
 from breakhis_pl.evaluation.metrics import point_values
 from breakhis_pl.evaluation.predictions import Predictions
 from breakhis_pl.evaluation.student import quantile_95, two_sided_p

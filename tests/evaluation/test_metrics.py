@@ -122,11 +122,15 @@ def test_metrics_agree_with_scikit_learn(table):
             else:
                 expected[f"{average}_{name}"] = value
 
+    # scikit-learn counts 0 / 0 as 0 (zero_division); the recall of a class without images has no value
+    absent = {name for index, name in enumerate(CLASS_NAMES) if not (target == index).any()}
+    undefined = {f"{metric}_{name}" for metric in ("recall", "f1") for name in absent}
+    undefined |= set() if both else {"macro_recall", "macro_f1", "auroc", "average_precision"}
     actual = point_values(table)
-    for name in ("auroc", "average_precision"):
-        if not both:
-            assert actual.pop(name) is expected.pop(name) is None
-    assert actual == pytest.approx(expected, abs=1e-12, rel=1e-9)
+    assert {name for name, value in actual.items() if value is None} == undefined
+    assert {name: value for name, value in actual.items() if value is not None} == pytest.approx(
+        {name: value for name, value in expected.items() if name not in undefined}, abs=1e-12, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -196,6 +200,18 @@ def test_degenerate_tables_give_valid_json_with_null_for_what_is_not_defined(tab
 
     both = len(set(table.target)) == 2
     assert (metrics["auroc"]["value"] is None) == (not both)
+    assert metrics["auroc"].get("reason") == (None if both else "a class has no images")
+    for index, name in enumerate(CLASS_NAMES):
+        for metric in ("recall", "f1"):
+            estimate = metrics["per_class"][name][metric]
+            if (table.target == index).any():
+                assert estimate["value"] is not None
+                assert "reason" not in estimate
+            else:
+                assert estimate == {"value": None, "ci95": None, "reason": "no images"}
+    for name in ("weighted_precision", "weighted_recall", "weighted_f1", "macro_precision"):
+        assert metrics[name]["value"] is not None
+    assert metrics["sensitivity"] == metrics["per_class"]["malignant"]["recall"]
     if metrics["n_cases"] == 1:
         assert metrics["accuracy"]["ci95"] is None
     assert json.loads(text) == metrics

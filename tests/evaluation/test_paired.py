@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from breakhis_pl.errors import ConfigurationError, PredictionsError
-from breakhis_pl.evaluation.intervals import holm, paired_differences
+from breakhis_pl.evaluation.differences import holm, paired_differences
 from breakhis_pl.evaluation.paired import (
     METRICS,
     MOST_RUNS_IN_ALL_PAIRS,

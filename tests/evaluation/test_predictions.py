@@ -171,6 +171,39 @@ def test_a_patient_in_two_cases_is_refused(tmp_path):
         read_predictions(path)
 
 
+@pytest.mark.parametrize(("column", "cell"), [("image", "a.png"), ("patient", "SOB_B_TA-14-4659"), ("case", "14-4659")])
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_an_empty_name_is_refused_by_line_number(tmp_path, column, cell, blank):
+    cells = dict(zip(COLUMNS, ROW.split(","), strict=True)) | {"image": "b.png", column: blank}
+    path = write_rows(tmp_path, ROW, ",".join(cells[name] for name in COLUMNS))
+
+    with pytest.raises(PredictionsError, match=rf"line 3, column {column}: '(|[ ]|\\t)' is no name") as caught:
+        read_predictions(path)
+    assert cell not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["0_5", "\u0660.\u0665", "0x1", "1e", "0." + "5" * 100, "1,5"])
+def test_what_only_python_takes_for_a_probability_is_refused(tmp_path, text):
+    path = write_rows(tmp_path, ROW.replace("0.75", f'"{text}"'))
+
+    with pytest.raises(PredictionsError, match=r"line 2, column prob_benign: .* is no number"):
+        read_predictions(path)
+
+
+def test_long_and_unseen_cells_make_short_messages_on_one_line(tmp_path):
+    cells = [f'"{"x" * 100_000}"', '"\u202e\x1b[31m"', '"a\nb"', "\udcff"]
+    path = tmp_path / "predictions.csv"
+    rows = "".join(
+        ROW.replace("a.png", f"{i}.png").replace("200,benign", f"{cell},{cell}") + "\n" for i, cell in enumerate(cells)
+    )
+    path.write_bytes(f"{HEADER}\n{rows}".encode(errors="surrogateescape"))
+
+    with pytest.raises(PredictionsError, match="is no integer") as caught:
+        read_predictions(path)
+    assert len(str(caught.value)) < 1500
+    assert str(caught.value).isprintable()
+
+
 def test_a_line_number_counts_the_breaks_inside_file_names(tmp_path):
     path = write_rows(tmp_path, ROW.replace("a.png", '"a\nb.png"'), ROW.replace("200,benign", "200,none"))
 
