@@ -18,6 +18,8 @@ from breakhis_pl.errors import listed
 BACKBONES = ("resnet18", "wide_resnet50", "resnext50")
 SPLITS = ("official", "ratio")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+PIXELS = ("auto", "device", "host")
+MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 SMALLEST_IMAGE = 32
 """The backbones halve an image five times: 32 pixels become one."""
@@ -70,6 +72,8 @@ class DataConfig:
         224, "side in pixels that images are resized to, aspect not kept", at_least=SMALLEST_IMAGE, at_most=4096
     )
     batch_size: int = key(32, "images per training step", at_least=1)
+    eval_batch_size: int | None = key(None, "images per evaluation step; null: batch_size, on a GPU 4 x", at_least=1)
+    pixels: str = key("auto", "decoded images lie on the device, or on the host where they do not fit", choices=PIXELS)
     split: str = key("official", "official: the authors' folds; ratio: whole cases by chance", choices=SPLITS)
     fold: int = key(2, "the authors' fold, for split=official", choices=FOLDS)
     test_fraction: float = key(0.3, "share of test images, for split=ratio", above=0, below=1)
@@ -177,6 +181,10 @@ class TrainerConfig:
     precision: str = key("auto", "auto: bf16 or fp16 mixed on a GPU, float32 elsewhere", choices=PRECISIONS)
     max_epochs: int = key("${model.epochs}", "epochs to train for", at_least=1)
     deterministic: bool = key(False, "only deterministic algorithms, at the cost of speed")
+    memory_format: str = key("auto", "auto: channels_last, on a CPU from 96 pixels on", choices=MEMORY_FORMATS)
+    keep_memory: bool = key(True, "on a CPU, freed memory stays with the process for the next step")
+    cuda_graphs: bool = key(False, "replay train steps as a CUDA graph; for small batches on a large GPU")
+    compile: bool = key(False, "torch.compile the network; takes half a minute or more before the first step")
     limit_train_batches: int | None = key(None, "train batches per epoch; null takes all", at_least=1)
     progress_bar: bool = key(True, "a bar on a terminal; a line per epoch is always printed")
 

@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from omegaconf import OmegaConf
 from torch import nn
@@ -36,11 +37,14 @@ from breakhis_pl.evaluation.results import Result
 from breakhis_pl.models.backbones import load_pretrained
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
+from breakhis_pl.training.background import BackgroundCheckpointIO
 from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, TrainedNetwork, load_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
+from breakhis_pl.training.graphs import CudaGraphs
 from breakhis_pl.training.history import History, duration
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.provenance import RUN_JSON, RunRecord, read_run
+from breakhis_pl.training.speed import Speed, has_fast_bf16, keep_freed_memory, resolve_speed
 from breakhis_pl.training.tensorboard import SubsetWriters
 
 log = logging.getLogger(__name__)
@@ -49,12 +53,13 @@ DEFAULT_SENSITIVITY = 0.95
 """Wanted of the threshold that is fitted at the end of a training with validation images."""
 
 
-def train(config: TrainConfig, folder: Path) -> None:
+def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] = ()) -> None:
     """Trains a network and evaluates it on the test images.
 
     Args:
         config: The typed configuration.
         folder: The run folder.
+        callbacks: Called before the run's own.
 
     Raises:
         BreakHisError: Before anything is written, if data, weights or device are not usable.
@@ -69,17 +74,19 @@ def train(config: TrainConfig, folder: Path) -> None:
     )
     data.index()
     data.check_train_batches(limit=config.trainer.limit_train_batches)
+    speed = _make_fast(config, data, accelerator)
     classifier = Classifier(
         config.model.backbone,
         dropout=config.model.dropout,
         seed=config.seed,
+        memory_format=speed.torch_memory_format,
         evaluated=data.evaluated,
         make_optimizers=lambda parameters: _make_optimizers(config, parameters),
     )
     load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
     data.setup()
 
-    facts = _facts(config, data, classifier, device=device_name(accelerator), precision=precision)
+    facts = _facts(config, data, classifier, device=device_name(accelerator), precision=precision, speed=speed)
     record = RunRecord(folder, facts)
     writers = SubsetWriters(folder / "tensorboard")
     history = History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(data))
@@ -88,8 +95,13 @@ def train(config: TrainConfig, folder: Path) -> None:
         write_split_csv(folder / "split.csv", data.split)
         _announce(config, data, facts, folder)
         writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
-        callbacks = [*bars, history, LastCheckpoint(folder)]
-        trainer = _trainer(config, accelerator=accelerator, precision=precision, callbacks=callbacks)
+        writer = BackgroundCheckpointIO()
+        own = [*bars, *_graphs(config, speed), history, LastCheckpoint(folder, writer)]
+        trainer = _trainer(
+            config, accelerator=accelerator, precision=precision, callbacks=[*callbacks, *own], plugins=[writer]
+        )
+        if speed.compile:
+            classifier.network.compile()
         _fit(trainer, classifier, data)
         result = _conclude(config, folder, data, classifier, writers, accelerator=accelerator)
     except BaseException as error:
@@ -126,10 +138,11 @@ def evaluate(config: EvaluateConfig) -> None:
         precision = run["precision"]
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
     path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
-    network = load_checkpoint(path, evaluated=subsets)
-    _check_fits(network, path, run, trained, folder)
     data = BreakHisDataModule(trained.data, trained.augmentation, seed=trained.seed)
     data.index()
+    speed = _make_fast(trained, data, accelerator)
+    network = load_checkpoint(path, evaluated=subsets, memory_format=speed.torch_memory_format)
+    _check_fits(network, path, run, trained, folder)
     if data.split.checksum() != run["data"]["split_checksum"]:
         raise RunFolderError(
             f"the images are not those of run {folder}: there it was {run['data']['description']}, "
@@ -182,7 +195,38 @@ def _check_fits(
         )
 
 
-def _trainer(config: TrainConfig, *, accelerator: str, precision: str, callbacks: list[L.Callback]) -> L.Trainer:
+def _make_fast(config: TrainConfig, data: BreakHisDataModule, accelerator: str) -> Speed:
+    """Decides what makes this run fast, and tells the data."""
+    speed = resolve_speed(config, accelerator, n_pixel_bytes=len(data.records) * 3 * config.data.image_size**2)
+    data.is_resident = speed.pixels == "device"
+    data.memory_format = speed.torch_memory_format
+    data.eval_batch_size = speed.eval_batch_size
+    if speed.keep_memory:
+        keep_freed_memory()
+    return speed
+
+
+def _graphs(config: TrainConfig, speed: Speed) -> list[L.Callback]:
+    """The callback that captures train steps, where that is wanted."""
+    if not speed.cuda_graphs:
+        return []
+    return [
+        CudaGraphs(
+            batch_size=config.data.batch_size,
+            image_size=config.data.image_size,
+            memory_format=speed.torch_memory_format,
+        )
+    ]
+
+
+def _trainer(
+    config: TrainConfig,
+    *,
+    accelerator: str,
+    precision: str,
+    callbacks: list[L.Callback],
+    plugins: Sequence[CheckpointIO] = (),
+) -> L.Trainer:
     """A Trainer that leaves logging, checkpoints and bars to the callbacks given."""
     # the loaders hand out numbers; workers would only make them slower
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -203,6 +247,7 @@ def _trainer(config: TrainConfig, *, accelerator: str, precision: str, callbacks
         enable_progress_bar=any(isinstance(callback, RunProgressBar) for callback in callbacks),
         use_distributed_sampler=False,
         callbacks=callbacks,
+        plugins=list(plugins),
     )
 
 
@@ -263,7 +308,7 @@ def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
     Raises:
         ConfigurationError: If a folder is named for a run on drawn images.
     """
-    data.batch_size = data.batch_size if asked.batch_size is None else asked.batch_size
+    data.eval_batch_size = data.eval_batch_size if asked.batch_size is None else asked.batch_size
     data.cache_dir = data.cache_dir if asked.cache_dir is None else asked.cache_dir
     if asked.root is None:
         return
@@ -273,7 +318,13 @@ def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
 
 
 def _facts(
-    config: TrainConfig, data: BreakHisDataModule, classifier: Classifier, *, device: str, precision: str
+    config: TrainConfig,
+    data: BreakHisDataModule,
+    classifier: Classifier,
+    *,
+    device: str,
+    precision: str,
+    speed: Speed,
 ) -> Mapping[str, Any]:
     """What run.json says beyond times and versions."""
     return {
@@ -294,6 +345,7 @@ def _facts(
         },
         "device": device,
         "precision": precision,
+        "speed": asdict(speed),
         "torch_threads": torch.get_num_threads(),
     }
 
@@ -316,6 +368,8 @@ def _announce(config: TrainConfig, data: BreakHisDataModule, facts: Mapping[str,
         facts["precision"],
         facts["device"],
     )
+    if facts["precision"] == "32-true" and facts["device"].startswith("cpu") and has_fast_bf16():
+        log.info("this CPU multiplies bf16 in hardware: trainer.precision=bf16-mixed trains faster, in other bits")
     log.info("run folder: %s", folder)
 
 

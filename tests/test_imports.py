@@ -16,6 +16,7 @@ LAYERS = (
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
+        *("data.lock", "data.answer"),
     ),
     ("evaluation.*",),
     ("data.drawn", "data.store", "data.augment", "data.datamodule"),

@@ -78,11 +78,22 @@ def resample(images: Tensor, matrices: Tensor) -> Tensor:
     Returns:
         Like `images`.
     """
-    grid = functional.affine_grid(matrices, list(images.shape), align_corners=False)  # (n_images, size, size, 2)
+    size = images.shape[-1]
+    center = (2 * torch.arange(size, dtype=matrices.dtype, device=matrices.device) + 1) / size - 1  # (size,)
+    along_x, along_y, shift = (matrices[:, None, None, :, column] for column in range(3))  # (n_images, 1, 1, 2)
+    columns = torch.addcmul(shift, along_y, center.view(1, size, 1, 1))  # (n_images, size, 1, 2)
+    grid = torch.addcmul(columns, along_x, center.view(1, 1, size, 1))  # (n_images, size, size, 2); as affine_grid's
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def to_network_input(pixels: Tensor, *, mean: Tensor, std: Tensor, matrices: Tensor | None = None) -> Tensor:
+def to_network_input(
+    pixels: Tensor,
+    *,
+    mean: Tensor,
+    std: Tensor,
+    matrices: Tensor | None = None,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Tensor:
     """Pixels as a network takes them: augmented if asked, then normalized.
 
     Args:
@@ -90,14 +101,15 @@ def to_network_input(pixels: Tensor, *, mean: Tensor, std: Tensor, matrices: Ten
         mean: float32, (3,), of values in [0, 1].
         std: float32, (3,).
         matrices: float32, (n_images, 2, 3), for `resample`; None leaves the images as they are.
+        memory_format: Of the result.
 
     Returns:
-        float32, (n_images, 3, size, size), memory format channels_last.
+        float32, (n_images, 3, size, size).
     """
     images = pixels.permute(0, 3, 1, 2).float()  # (n_images, 3, size, size)
     if matrices is not None:
         images = resample(images, matrices)
     scale = 1 / (255 * std)
     shift = -mean / std
-    normalized = images * scale.view(3, 1, 1) + shift.view(3, 1, 1)
-    return normalized.contiguous(memory_format=torch.channels_last)
+    normalized = images.mul_(scale.view(3, 1, 1)).add_(shift.view(3, 1, 1))
+    return normalized.contiguous(memory_format=memory_format)

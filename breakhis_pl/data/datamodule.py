@@ -1,7 +1,7 @@
 """The data of a run as Lightning wants them: split, normalization statistics, augmentation, loaders.
 
-The loaders hand out rows of the store. The pixels lie on the device of the network; each batch is gathered, augmented
-and normalized there, in `on_after_batch_transfer`.
+The loaders hand out rows of the store. The pixels lie on the device of the network, or on the host if they do not fit;
+each batch is augmented and normalized on the device, in `on_after_batch_transfer`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,6 +56,9 @@ class BreakHisDataModule(L.LightningDataModule):
         std: Likewise, the population standard deviation.
         evaluated: Subsets that `val_dataloader` gives, in this order: val where there is one, and test, unless another
             choice is made after `index`.
+        memory_format: Of the images of a batch.
+        is_resident: Whether the pixels lie on the device; if not, each batch is gathered on the host and sent there.
+        eval_batch_size: Rows per batch of `val_dataloader`.
     """
 
     records: tuple[ImageRecord, ...]
@@ -75,8 +78,11 @@ class BreakHisDataModule(L.LightningDataModule):
         self.seed = seed
         self.show_progress = show_progress
         self.evaluated: tuple[Subset, ...] = (Subset.TEST,)
+        self.memory_format = torch.channels_last
+        self.is_resident = True
+        self.eval_batch_size = data.eval_batch_size or data.batch_size
         self._is_set_up = False
-        self._resident: dict[torch.device, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        self._resident: dict[torch.device, _Resident] = {}
         self._matrices: tuple[int, Tensor] | None = None
 
     def index(self) -> None:
@@ -121,7 +127,8 @@ class BreakHisDataModule(L.LightningDataModule):
         )
         if self.data.verify and not self.store.built:
             verify_store(self.store, self.records, show_progress=self.show_progress)
-        self.mean, self.std = channel_statistics(self.store.pixels, self.split.indices(Subset.TRAIN))
+        rows = list(self.split.indices(Subset.TRAIN))
+        self.mean, self.std = channel_statistics(self.store.sums[rows], n_pixels=len(rows) * self.data.image_size**2)
         self._is_set_up = True
 
     def train_dataloader(self) -> DataLoader[Tensor]:
@@ -131,7 +138,7 @@ class BreakHisDataModule(L.LightningDataModule):
             Rows(rows),
             batch_size=self.data.batch_size,
             sampler=ShuffledSampler(len(rows), seed=self.seed, module=self),
-            collate_fn=torch.stack,
+            collate_fn=_as_they_are,
             generator=torch.Generator(),  # else every pass draws from the global stream
         )
 
@@ -140,32 +147,48 @@ class BreakHisDataModule(L.LightningDataModule):
         return [
             DataLoader(
                 Rows(self.split.indices(subset)),
-                batch_size=self.data.batch_size,
-                collate_fn=torch.stack,
+                batch_size=self.eval_batch_size,
+                collate_fn=_as_they_are,
                 generator=torch.Generator(),
             )
             for subset in self.evaluated
         ]
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Rows on the device, and their pixels where these do not lie there."""
+        if self.is_resident:
+            return batch.to(device)
+        return batch.to(device, non_blocking=True), self._gathered_on_host(batch, device)
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """The batch of images for a batch of rows, augmented during training."""
         is_training = self.trainer is not None and self.trainer.training
         epoch = self.trainer.current_epoch if self.trainer is not None and is_training else None
-        return self.batch(batch, epoch=epoch)
+        rows, pixels = (batch, None) if self.is_resident else batch
+        return self.batch(rows, epoch=epoch, pixels=pixels)
 
-    def batch(self, rows: Tensor, *, epoch: int | None = None) -> Batch:
+    def batch(self, rows: Tensor, *, epoch: int | None = None, pixels: Tensor | None = None) -> Batch:
         """Images as the network takes them, on the device of `rows`.
 
         Args:
             rows: int64, (batch,), rows of the store.
             epoch: Augment as in this epoch, counted from 0; None does not augment.
+            pixels: uint8, (batch, size, size, 3), of these rows; None takes them from the store.
         """
-        pixels, targets, mean, std = self._on_device(rows.device)
+        resident = self._on_device(rows.device)
+        if pixels is None:
+            pixels = (
+                self._gathered_on_host(rows.cpu(), rows.device)
+                if resident.pixels is None
+                else resident.pixels.index_select(0, rows)
+            )
         matrices = None
         if epoch is not None and changes_anything(self.augmentation):
-            matrices = self._epoch_matrices(epoch, rows.device)[rows]  # (batch, 2, 3)
-        images = to_network_input(pixels[rows], mean=mean, std=std, matrices=matrices)
-        return Batch(images=images, targets=targets[rows], rows=rows)
+            matrices = self._epoch_matrices(epoch, rows.device).index_select(0, rows)  # (batch, 2, 3)
+        images = to_network_input(
+            pixels, mean=resident.mean, std=resident.std, matrices=matrices, memory_format=self.memory_format
+        )
+        return Batch(images=images, targets=resident.targets.index_select(0, rows), rows=rows)
 
     def release(self) -> None:
         """Forgets what lies on a device."""
@@ -224,15 +247,23 @@ class BreakHisDataModule(L.LightningDataModule):
                 f"cannot take at data.image_size={self.data.image_size}; change either of them"
             )
 
-    def _on_device(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pixels, targets, mean and standard deviation on a device, moved there once."""
+    def _on_device(self, device: torch.device) -> "_Resident":
+        """What batches are made of on a device, moved there once."""
         if device not in self._resident:
-            pixels = torch.from_numpy(self.store.pixels).to(device)  # (n_images, size, size, 3)
-            targets = torch.tensor([record.name.target for record in self.records], device=device)
-            mean = torch.tensor(self.mean, dtype=torch.float32, device=device)
-            std = torch.tensor(self.std, dtype=torch.float32, device=device)
-            self._resident[device] = (pixels, targets, mean, std)
+            self._resident[device] = _Resident(
+                pixels=torch.from_numpy(self.store.pixels).to(device) if self.is_resident else None,
+                targets=torch.tensor([record.name.target for record in self.records], device=device),
+                mean=torch.tensor(self.mean, dtype=torch.float32, device=device),
+                std=torch.tensor(self.std, dtype=torch.float32, device=device),
+            )
         return self._resident[device]
+
+    def _gathered_on_host(self, rows: Tensor, device: torch.device) -> Tensor:
+        """Pixels of some rows on a device, sent there while the host goes on; uint8, (batch, size, size, 3)."""
+        size = self.data.image_size
+        gathered = torch.empty((len(rows), size, size, 3), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        torch.index_select(torch.from_numpy(self.store.pixels), 0, rows, out=gathered)
+        return gathered.to(device, non_blocking=True)
 
     def _epoch_matrices(self, epoch: int, device: torch.device) -> Tensor:
         """Transforms of all images in an epoch, drawn once: float32, (n_images, 2, 3)."""
@@ -240,6 +271,15 @@ class BreakHisDataModule(L.LightningDataModule):
             draws = draw_augmentation(len(self.records), self.augmentation, seed=self.seed, epoch=epoch)
             self._matrices = (epoch, draws.matrices().to(device))
         return self._matrices[1]
+
+
+class _Resident(NamedTuple):
+    """What lies on a device: pixels of all images (None: too many), their targets, mean and standard deviation."""
+
+    pixels: Tensor | None
+    targets: Tensor
+    mean: Tensor
+    std: Tensor
 
 
 class Rows(Dataset[Tensor]):
@@ -255,6 +295,15 @@ class Rows(Dataset[Tensor]):
     def __getitem__(self, position: int) -> Tensor:
         """The row at a position; int64, ()."""
         return self.rows[position]
+
+    def __getitems__(self, positions: list[int]) -> Tensor:
+        """The rows at some positions at once, as DataLoader asks for a batch; int64, (n_positions,)."""
+        return self.rows[positions]
+
+
+def _as_they_are(rows: Any) -> Any:
+    """A batch that `Rows` has put together."""
+    return rows
 
 
 class ShuffledSampler(Sampler[int]):

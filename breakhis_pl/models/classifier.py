@@ -17,6 +17,7 @@ from breakhis_pl.models.backbones import build_network
 from breakhis_pl.randomness import derived_seed
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], OptimizerLRScheduler]
+GraphedNetwork: TypeAlias = Callable[[Tensor], Tensor | None]
 
 
 class Classifier(L.LightningModule):
@@ -26,11 +27,13 @@ class Classifier(L.LightningModule):
         backbone: Name of the network, a key of `models.backbones.BACKBONES`.
         dropout: Probability of dropout in the head.
         seed: The run's seed; initial weights and dropout follow it.
+        memory_format: Of convolution weights, and so of activations.
         evaluated: Names of the subsets of the validation loaders, in their order.
         make_optimizers: From parameters to what `configure_optimizers` returns; not needed for evaluation.
 
     Attributes:
         network: From images (batch, 3, height, width) to logits (batch, 2).
+        graphed_network: The same as a CUDA graph, for train batches of one size; None where there is none.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Classifier(L.LightningModule):
         *,
         dropout: float,
         seed: int = 0,
+        memory_format: torch.memory_format = torch.channels_last,
         evaluated: Sequence[str] = ("test",),
         make_optimizers: OptimizerFactory | None = None,
     ) -> None:
@@ -50,13 +54,18 @@ class Classifier(L.LightningModule):
         self.make_optimizers = make_optimizers
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "initialization"))
-            self.network = build_network(backbone, dropout=dropout).to(memory_format=torch.channels_last)
+            self.network = build_network(backbone, dropout=dropout).to(memory_format=memory_format)
         subsets = ("train", *self.evaluated)
         # the names of ModuleDict's own methods, such as train, cannot be keys
         self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric(nan_strategy="disable") for name in subsets})
         self.accuracies = nn.ModuleDict(
-            {f"{name}_accuracy": MulticlassAccuracy(num_classes=len(CLASS_NAMES), average="micro") for name in subsets}
+            {
+                # validate_args looks at every target, which waits for the device in every step
+                f"{name}_accuracy": MulticlassAccuracy(len(CLASS_NAMES), average="micro", validate_args=False)
+                for name in subsets
+            }
         )
+        self.graphed_network: GraphedNetwork | None = None
         self._outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -87,7 +96,8 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch; (), float32."""
-        logits = self(batch.images)
+        graphed = None if self.graphed_network is None else self.graphed_network(batch.images)
+        logits = self(batch.images) if graphed is None else graphed.float()
         loss = functional.cross_entropy(logits, batch.targets)
         self._update("train", loss.detach(), logits.detach(), batch.targets)
         return loss

@@ -12,28 +12,39 @@ from lightning.pytorch.callbacks import Callback
 from breakhis_pl.config import BACKBONES
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import CheckpointError
-from breakhis_pl.files import written_aside
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.training.background import BackgroundCheckpointIO
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Inside the run folder."""
 
 
 class LastCheckpoint(Callback):
-    """Keeps the state after the last finished epoch; the file is always whole.
+    """Keeps the state after the last finished epoch.
+
+    Where an epoch ends before the file of an earlier one is written, it is left out: what is lost with a killed
+    process is the epoch it was in, or what was computed while one file is written.
 
     Args:
         folder: The run folder.
+        writer: The trainer's plugin that writes checkpoints.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, writer: BackgroundCheckpointIO) -> None:
         self.path = folder / LAST_CHECKPOINT
+        self.writer = writer
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the checkpoint aside and renames it."""
+        """Has the checkpoint written."""
+        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        if self.writer.is_busy and not is_last:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(self.path) as aside:
-            trainer.save_checkpoint(aside)
+        trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Waits for the last file."""
+        self.writer.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +68,18 @@ class TrainedNetwork:
     epoch: int
 
 
-def load_checkpoint(path: Path, *, evaluated: tuple[str, ...] = ("test",)) -> TrainedNetwork:
+def load_checkpoint(
+    path: Path,
+    *,
+    evaluated: tuple[str, ...] = ("test",),
+    memory_format: torch.memory_format = torch.channels_last,
+) -> TrainedNetwork:
     """The network in a checkpoint, rebuilt from plain values; nothing in the file is run.
 
     Args:
         path: Written by `LastCheckpoint`.
         evaluated: Subsets the classifier will be evaluated on.
+        memory_format: Of the network.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or something else.
@@ -76,16 +93,20 @@ def load_checkpoint(path: Path, *, evaluated: tuple[str, ...] = ("test",)) -> Tr
     if not isinstance(content, dict) or not isinstance(content.get("breakhis_pl"), dict):
         raise CheckpointError(f"{path} is no checkpoint of breakhis_pl; expected one that train.py wrote")
     try:
-        return _rebuilt(content, evaluated)
+        return _rebuilt(content, evaluated, memory_format)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not hold a network of breakhis_pl: {str(error).splitlines()[0]}") from error
 
 
-def _rebuilt(content: Mapping[str, Any], evaluated: tuple[str, ...]) -> TrainedNetwork:
+def _rebuilt(
+    content: Mapping[str, Any], evaluated: tuple[str, ...], memory_format: torch.memory_format
+) -> TrainedNetwork:
     facts = content["breakhis_pl"]
     if facts["class_names"] != list(CLASS_NAMES) or facts["backbone"] not in BACKBONES:
         raise ValueError(f"network {facts['backbone']} for classes {facts['class_names']}")
-    classifier = Classifier(facts["backbone"], dropout=facts["dropout"], evaluated=evaluated)
+    classifier = Classifier(
+        facts["backbone"], dropout=facts["dropout"], evaluated=evaluated, memory_format=memory_format
+    )
     classifier.load_state_dict(content["state_dict"])
     statistics = content["BreakHisDataModule"]
     return TrainedNetwork(

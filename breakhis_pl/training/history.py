@@ -20,11 +20,14 @@ from breakhis_pl.training.tensorboard import SubsetWriters
 
 log = logging.getLogger(__name__)
 
+CURVES_EVERY_S = 30.0
+"""Drawing curves.png takes as long as a short epoch; it is drawn anew at most this often, and at the end."""
+
 HistoryRow: TypeAlias = Mapping[str, float | int]
 
 
 class History(Callback):
-    """Keeps the history of a run and writes it after every epoch.
+    """Keeps the history of a run and writes it after every epoch; curves.png now and then, and at the end.
 
     Args:
         folder: The run folder.
@@ -49,6 +52,8 @@ class History(Callback):
         self._epoch_started = 0.0
         self._train_ended = 0.0
         self._learning_rate = 0.0
+        self._drawn = time.perf_counter()
+        self._n_drawn = 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock and notes the learning rate before the schedule changes it."""
@@ -86,13 +91,27 @@ class History(Callback):
         self._write(row, ("train", *pl_module.evaluated))
         log.info("%s", epoch_line(row, max_epochs=trainer.max_epochs or 0, seconds_per_epoch=self._seconds_per_epoch()))
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draws the curves of the whole run."""
+        self._draw()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Draws the curves of the epochs there are."""
+        self._draw()
+
+    def _draw(self) -> None:
+        if self._n_drawn < len(self.rows):
+            save_figure(curves_figure(self.rows, title=self.title, note=self.note), self.folder / "curves.png")
+            self._drawn, self._n_drawn = time.perf_counter(), len(self.rows)
+
     def _write(self, row: HistoryRow, subsets: tuple[str, ...]) -> None:
         table = io.StringIO()
         writer = csv.DictWriter(table, fieldnames=list(row), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _number(value) for name, value in row.items()} for row in self.rows)
         write_text(self.folder / "history.csv", table.getvalue())
-        save_figure(curves_figure(self.rows, title=self.title, note=self.note), self.folder / "curves.png")
+        if time.perf_counter() - self._drawn >= CURVES_EVERY_S:
+            self._draw()
         for subset in subsets:
             for quantity in ("loss", "accuracy"):
                 self.writers.add_scalar(subset, quantity, row[f"{subset}_{quantity}"], epoch=int(row["epoch"]))

@@ -1,0 +1,86 @@
+"""Train steps as a CUDA graph: one launch instead of hundreds, where small batches on a large GPU wait for launches."""
+
+from collections.abc import Callable
+from typing import cast
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from breakhis_pl.models.classifier import Classifier
+
+
+class CudaGraphs(Callback):
+    """Captures forward and backward pass of full train batches before the first one.
+
+    Args:
+        batch_size: Of a full train batch; others, as the last one of an epoch, are run as ever.
+        image_size: Side in pixels.
+        memory_format: Of the images.
+    """
+
+    def __init__(self, *, batch_size: int, image_size: int, memory_format: torch.memory_format) -> None:
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.memory_format = memory_format
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Captures on the device and in the precision of the training."""
+        if not isinstance(pl_module, Classifier):
+            raise TypeError(f"expected a Classifier, got {type(pl_module).__name__}")
+        shape = (self.batch_size, 3, self.image_size, self.image_size)
+        sample = torch.zeros(shape, device=pl_module.device).contiguous(memory_format=self.memory_format)
+        with trainer.precision_plugin.forward_context():
+            pl_module.graphed_network = capture(pl_module.network, sample)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Gives the memory of the graph back."""
+        if isinstance(pl_module, Classifier):
+            pl_module.graphed_network = None
+
+
+def capture(network: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor | None]:
+    """A network in training as a CUDA graph.
+
+    Capturing runs the network a few times on the sample; statistics of batch norm are put back afterwards.
+
+    Args:
+        network: On a CUDA device, in training mode; called under the autocast that training runs under.
+        sample: What images look like, (batch, 3, size, size); its values do not matter.
+
+    Returns:
+        From images to what the network gives; None for images of another shape, which the graph cannot take.
+
+    Source:
+        https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    is_autocast, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    # with its cache on, autocast would keep copies of weights that later steps no longer have
+    with torch.autocast("cuda", dtype=dtype, enabled=is_autocast, cache_enabled=False):
+        replayed = cast(nn.Module, torch.cuda.make_graphed_callables(_NetworkOfItsOwn(network), (sample,)))
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    for parameter in network.parameters():
+        parameter.grad = None
+
+    def replay(images: Tensor) -> Tensor | None:
+        logits: Tensor | None = replayed(images) if images.shape == sample.shape else None
+        return logits
+
+    return replay
+
+
+class _NetworkOfItsOwn(nn.Module):
+    """Holds a network, so that capturing does not put another `forward` into the network itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the network's."""
+        logits: Tensor = self.network(images)
+        return logits
