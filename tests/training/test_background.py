@@ -1,0 +1,77 @@
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from breakhis_pl.training import background
+from breakhis_pl.training.background import BackgroundCheckpointIO
+
+
+@pytest.fixture
+def writer() -> BackgroundCheckpointIO:
+    return BackgroundCheckpointIO()
+
+
+def test_what_is_written_is_the_state_of_the_moment_it_was_given(
+    writer: BackgroundCheckpointIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, save = threading.Event(), torch.save
+    monkeypatch.setattr(background.torch, "save", lambda *arguments: (gate.wait(10), save(*arguments)))
+    weights = torch.zeros(3)
+    writer.save_checkpoint({"weights": weights, "states": [{"step": torch.tensor(1)}], "epoch": 0}, tmp_path / "a.ckpt")
+    assert writer.is_busy
+    weights += 1  # training goes on
+    assert not (tmp_path / "a.ckpt").exists()
+    gate.set()
+    writer.flush()
+    assert not writer.is_busy
+    content = writer.load_checkpoint(tmp_path / "a.ckpt")
+    assert content["weights"].tolist() == [0, 0, 0]
+    assert (content["states"][0]["step"].item(), content["epoch"]) == (1, 0)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.ckpt"]
+    writer.teardown()
+
+
+def test_states_of_other_shapes_follow_each_other(writer: BackgroundCheckpointIO, tmp_path: Path) -> None:
+    for value in (torch.arange(3), torch.arange(4), torch.arange(4).double(), torch.ones((2, 3)).t()):
+        writer.save_checkpoint({"value": value}, tmp_path / "a.ckpt")
+        writer.flush()
+        found = writer.load_checkpoint(tmp_path / "a.ckpt")["value"]
+        assert torch.equal(found, value)
+        assert found.dtype == value.dtype
+    writer.teardown()
+
+
+def test_a_file_that_cannot_be_written_is_said_at_the_next_moment(
+    writer: BackgroundCheckpointIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.save_checkpoint({"value": 1}, tmp_path / "a.ckpt")
+    writer.flush()
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(background.torch, "save", full_disk)
+        writer.save_checkpoint({"value": 2}, tmp_path / "a.ckpt")
+        with pytest.raises(OSError, match="No space left"):
+            writer.flush()
+    assert writer.load_checkpoint(tmp_path / "a.ckpt") == {"value": 1}
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.ckpt"]
+    writer.teardown()
+
+
+def test_the_thread_that_writes_gives_way_to_training(writer: BackgroundCheckpointIO, tmp_path: Path) -> None:
+    import os
+    import sys
+
+    if sys.platform != "linux":
+        pytest.skip("threads have no priority of their own")
+    writer.save_checkpoint({"value": 1}, tmp_path / "a.ckpt")
+    writer.flush()
+    names = {thread.name: thread.native_id for thread in threading.enumerate()}
+    (thread,) = (native for name, native in names.items() if name.startswith("checkpoint"))
+    assert thread is not None
+    assert os.getpriority(os.PRIO_PROCESS, thread) > os.getpriority(os.PRIO_PROCESS, 0)
+    writer.teardown()
