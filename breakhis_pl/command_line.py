@@ -6,14 +6,20 @@ Hydra is imported only after `--help` has been answered, torch only after the co
 import logging
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from breakhis_pl.config import BreakHisDataConfig, EvaluateConfig, ProgramName, TrainConfig
-from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, StorageError, listed
+from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
+from breakhis_pl.run_json import RUN_JSON
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +56,7 @@ Keys used most
   model.weights=imagenet      none, or a file with a torchvision state dict
   trainer.max_epochs=15       seed=0
   hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
+  resume=<run folder>         go on with a run that was cut; a sweep: its command with hydra.sweep.dir=<folder>
 
 All keys with their values: python train.py --cfg job     Hydra's own options: python train.py --hydra-help
 Afterwards: python evaluate.py run=<run folder>           tensorboard --logdir outputs
@@ -100,15 +107,123 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
         raise SystemExit(0)
+    unfinished = _Unfinished()
     try:
-        check_at_the_door(program, given)
-        _run_hydra(program, given)
+        with _signals_stop():
+            resumed = _resumed_folder(program, given)
+            if resumed is not None:
+                _resume(resumed, given, unfinished)
+            else:
+                check_at_the_door(program, given)
+                _run_hydra(program, given, unfinished)
     except BreakHisError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, Stopped) as stop:
+        what, status = ("stopped", 128 + stop.signum) if isinstance(stop, Stopped) else ("interrupted", 130)
+        sys.stderr.write(f"{what}{unfinished.how_to_go_on()}\n")
+        raise SystemExit(status) from None
+
+
+@dataclass
+class _Unfinished:
+    """What a stopped process was at, and the command that goes on with it."""
+
+    command: list[str] | None = None
+
+    def how_to_go_on(self) -> str:
+        return "" if self.command is None else f"; go on with: {shlex.join(self.command)}"
+
+
+@contextmanager
+def _signals_stop() -> Iterator[None]:
+    """SIGTERM, and SIGUSR1 with which schedulers warn, end what is running in order; what was set before comes back."""
+    names = ("SIGTERM", "SIGUSR1")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        raise Stopped(signum)
+
+    before = [(number, signal.signal(number, stop)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
+    """The run folder of resume=<run folder>; None where it is not asked for.
+
+    Raises:
+        ConfigurationError: If it is asked for in a way that cannot be.
+    """
+    asked = [argument for argument in given if argument.partition("=")[0].lstrip("+") == "resume"]
+    if program != "train" or not asked:
+        return None
+    options = [argument for argument in given if argument.startswith("-")]
+    folder = asked[-1].partition("=")[2].strip("'\"")
+    if not folder:
+        raise ConfigurationError("resume has no value; expected a run folder, as in resume=outputs/<date>/<run>")
+    if options or len(asked) > 1:
+        raise ConfigurationError(
+            f"resume={folder} goes on with one run and takes no {listed(options or asked[:-1])}; a cut sweep goes on "
+            "with its own command and hydra.sweep.dir=<its folder>"
+        )
+    return Path(folder)
+
+
+def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None:
+    """Goes on with a run, in its folder and with its configuration; Hydra has no part in it.
+
+    Raises:
+        SystemExit: With status 1 if it failed.
+    """
+    from breakhis_pl import composition, resuming  # noqa: PLC0415 - imports Hydra
+
+    composition.register()
+    changes = composition.parse_overrides([argument for argument in given if not argument.startswith("resume=")])
+    config = resuming.resumed_config(folder, changes)
+    if resuming.is_finished(folder, config):
+        sys.stdout.write(f"{folder} is finished; its results are in {folder / 'test'}, its page is report.html\n")
+        return
+    _check_access(folder)
+    unfinished.command = ["python", "train.py", *given]
+    with _logging_to(folder / "train.log"):
+        try:
+            _check_images(config)
+            from breakhis_pl import run  # noqa: PLC0415 - imports torch
+
+            run.resume(config, folder)
+        except (BreakHisError, OSError) as error:
+            if os.environ.get("HYDRA_FULL_ERROR"):
+                raise
+            log.debug("%s", error)
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(1) from None
+
+
+@contextmanager
+def _logging_to(file: Path) -> Iterator[None]:
+    """Logging as Hydra sets it up for a run: lines on the terminal, with their times in a file."""
+    root = logging.getLogger()
+    level = root.level
+    to_file, to_terminal = logging.FileHandler(file, encoding="utf-8"), logging.StreamHandler(sys.stdout)
+    to_file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    handlers = (to_file, to_terminal)
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        for handler in handlers:
+            root.removeHandler(handler)
+        to_file.close()
 
 
 def help_text(program: ProgramName) -> str:
@@ -181,18 +296,35 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
     if multirun and shared:
         raise ConfigurationError(f"several runs of the sweep would share a folder: {listed(shared)}; drop equal values")
     if program == "train":
-        _check_output(composition.output_folder(program, jobs[0], multirun=multirun))
+        folder = composition.output_folder(program, jobs[0], multirun=multirun)
+        if (folder / RUN_JSON).exists():
+            raise RunFolderError(
+                f"{folder} holds a run already; resume={folder} goes on with it, another hydra.run.dir starts anew"
+            )
+        if multirun:
+            _check_runs_there(folder, dict(zip(folders, jobs, strict=True)))
+        _check_access(folder)
 
 
-def _check_output(folder: Path) -> None:
-    """Makes sure that a run can go into a folder, before Hydra writes into it.
+def _check_runs_there(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
+    """Makes sure that what a sweep's folder holds already are runs of this sweep, which then goes on.
 
     Raises:
-        RunFolderError: If it holds a run already.
+        RunFolderError: If one of them is another run.
+    """
+    from breakhis_pl import composition, resuming  # noqa: PLC0415 - imports Hydra
+
+    for name, job in jobs.items():
+        if (sweep / name / RUN_JSON).exists():
+            resuming.check_same(sweep / name, composition.compose_checked("train", job))
+
+
+def _check_access(folder: Path) -> None:
+    """Makes sure that a run can go into a folder, before anything is written into it.
+
+    Raises:
         StorageError: If it could not be written to.
     """
-    if (folder / "run.json").exists():
-        raise RunFolderError(f"{folder} holds a run already; choose another hydra.run.dir, or delete it")
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise StorageError(f"{folder} cannot be written: no access to {there}; set hydra.run.dir to a folder elsewhere")
@@ -220,7 +352,7 @@ def _compare(sweep: Path) -> None:
     log.info("comparison: %s", write_comparison(sweep))
 
 
-def _run_hydra(program: ProgramName, given: Sequence[str]) -> None:
+def _run_hydra(program: ProgramName, given: Sequence[str], unfinished: _Unfinished) -> None:
     """Hands over to Hydra, which calls the job once per run.
 
     Raises:
@@ -238,8 +370,13 @@ def _run_hydra(program: ProgramName, given: Sequence[str]) -> None:
         settings = HydraConfig.get()
         in_sweep = settings.mode == RunMode.MULTIRUN
         folder = Path(settings.runtime.output_dir)
+        if program == "train":
+            again = [argument for argument in given if not argument.startswith("hydra.sweep.dir=")]
+            sweep = [*again, f"hydra.sweep.dir={shlex.quote(settings.sweep.dir)}"]
+            unfinished.command = ["python", "train.py", *(sweep if in_sweep else [f"resume={folder}"])]
         try:
             _run_job(composition.typed(program, composed), folder)
+            unfinished.command = unfinished.command if in_sweep else None
         except (BreakHisError, OSError) as error:
             if os.environ.get("HYDRA_FULL_ERROR"):
                 raise
@@ -268,13 +405,32 @@ def _run_job(config: Any, folder: Path) -> None:
     if isinstance(config, EvaluateConfig) and config.runs is not None:
         _compare_runs(config)
         return
+    is_there = isinstance(config, TrainConfig) and (folder / RUN_JSON).exists()
+    if is_there:
+        from breakhis_pl import resuming  # noqa: PLC0415 - imports Hydra
+
+        resuming.check_same(folder, config)
+        if resuming.is_finished(folder, config):
+            log.info("%s is finished already", folder)
+            return
+    _check_images(config)
+    from breakhis_pl import run  # noqa: PLC0415 - imports torch
+
+    if not isinstance(config, TrainConfig):
+        run.evaluate(config)
+    elif is_there:
+        run.resume(config, folder)
+    else:
+        run.train(config, folder)
+
+
+def _check_images(config: Any) -> None:
+    """Makes sure that a training's folder of images is one, before torch is imported.
+
+    Raises:
+        BreakHisError: If it is not.
+    """
     if isinstance(config, TrainConfig) and isinstance(config.data, BreakHisDataConfig):
         from breakhis_pl.data.index import index_images  # noqa: PLC0415
 
-        index_images(Path(config.data.root), config.data.magnification)  # a wrong folder is known before torch is there
-    from breakhis_pl import run  # noqa: PLC0415 - imports torch
-
-    if isinstance(config, TrainConfig):
-        run.train(config, folder)
-    else:
-        run.evaluate(config)
+        index_images(Path(config.data.root), config.data.magnification)

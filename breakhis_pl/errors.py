@@ -87,6 +87,18 @@ class ArchiveError(BreakHisError, ValueError):
     """An archive is damaged, or would write outside its folder."""
 
 
+class Stopped(BaseException):
+    """A signal asked the process to end, as a scheduler does; no error, so nothing handles it on the way.
+
+    Attributes:
+        signum: Of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by signal {signum}")
+        self.signum = signum
+
+
 def listed(names: Iterable[object], limit: int = 10) -> str:
     """The first names joined by commas, then how many more there are.
 

@@ -1,22 +1,16 @@
 """Training and evaluation of one run: the only module that sees both the configuration and Lightning's Trainer."""
 
-import gc
 import logging
-import signal
 import time
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from hydra.utils import instantiate
-from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from omegaconf import OmegaConf
-from torch import nn
 
 from breakhis_pl import composition
 from breakhis_pl.config import (
@@ -30,27 +24,53 @@ from breakhis_pl.config import (
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.splits import write_split_csv
-from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
+from breakhis_pl.engine import fit, free_device, graphs, make_fast, make_optimizers, make_trainer
+from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError, Stopped, StorageError
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.evaluation.results import Result
+from breakhis_pl.locks import locked
 from breakhis_pl.models.backbones import load_pretrained
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
+from breakhis_pl.run_json import RUN_JSON, read_run
 from breakhis_pl.training.background import BackgroundCheckpointIO
 from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, TrainedNetwork, load_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
-from breakhis_pl.training.graphs import CudaGraphs
 from breakhis_pl.training.history import History, duration
 from breakhis_pl.training.progress import RunProgressBar
-from breakhis_pl.training.provenance import RUN_JSON, RunRecord, read_run
-from breakhis_pl.training.speed import Speed, has_fast_bf16, keep_freed_memory, resolve_speed
+from breakhis_pl.training.provenance import RunRecord
+from breakhis_pl.training.speed import Speed, has_fast_bf16
 from breakhis_pl.training.tensorboard import SubsetWriters
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SENSITIVITY = 0.95
 """Wanted of the threshold that is fitted at the end of a training with validation images."""
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keeps every other process that would write a run out of its folder until the block ends.
+
+    Raises:
+        RunFolderError: If another process writes there.
+        StorageError: If nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = locked(folder / ".lock", say=log.warning)
+    try:
+        lock.__enter__()
+    except BlockingIOError:
+        raise RunFolderError(f"another process writes {folder} at this moment; wait until it has ended") from None
+    except OSError as error:
+        raise StorageError(
+            f"cannot write in {folder} ({error.strerror}); mend that, or choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
 
 
 def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] = ()) -> None:
@@ -65,55 +85,104 @@ def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] 
         BreakHisError: Before anything is written, if data, weights or device are not usable.
         KeyboardInterrupt: If the training was interrupted.
     """
-    started = time.perf_counter()
     if (folder / RUN_JSON).exists():
-        raise RunFolderError(f"{folder} holds a run already; choose another hydra.run.dir, or delete it")
+        raise RunFolderError(
+            f"{folder} holds a run already; resume={folder} goes on with it, another hydra.run.dir starts anew"
+        )
+    with only_writer(folder):
+        _train(config, folder, callbacks)
+
+
+def resume(config: TrainConfig, folder: Path) -> None:
+    """Goes on with a run after its last checkpoint, or from its start where there is none.
+
+    Args:
+        config: The run's own, from `resuming.resumed_config`.
+        folder: The run folder.
+
+    Raises:
+        BreakHisError: As `train`, and if the images are not those of the run.
+        KeyboardInterrupt: If the training was interrupted.
+    """
+    with only_writer(folder):
+        _train(config, folder, (), before=read_run(folder))
+
+
+def _train(
+    config: TrainConfig, folder: Path, callbacks: Sequence[L.Callback], *, before: Mapping[str, Any] | None = None
+) -> None:
+    """Trains a network from the start, or (`before` is what run.json held) from its last checkpoint."""
+    started = time.perf_counter()
     accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
     data = BreakHisDataModule(
         config.data, config.augmentation, seed=config.seed, show_progress=config.trainer.progress_bar
     )
     data.index()
     data.check_train_batches(limit=config.trainer.limit_train_batches)
-    speed = _make_fast(config, data, accelerator)
+    checkpoint = folder / LAST_CHECKPOINT if before is not None and (folder / LAST_CHECKPOINT).exists() else None
+    speed = make_fast(config, data, accelerator)
     classifier = Classifier(
         config.model.backbone,
         dropout=config.model.dropout,
         seed=config.seed,
         memory_format=speed.torch_memory_format,
         evaluated=data.evaluated,
-        make_optimizers=lambda parameters: _make_optimizers(config, parameters),
+        make_optimizers=lambda parameters: make_optimizers(config, parameters),
     )
-    load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
+    if before is not None:
+        _check_same_split(data, before, folder)
+    if checkpoint is None:
+        load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
     data.setup()
+    if before is not None:
+        _check_same_pixels(data, before, folder)
+    n_done = 0 if checkpoint is None else load_checkpoint(checkpoint).epoch
 
     facts = _facts(config, data, classifier, device=device_name(accelerator), precision=precision, speed=speed)
-    record = RunRecord(folder, facts)
-    writers = SubsetWriters(folder / "tensorboard")
+    record = RunRecord(folder, facts, before=before)
+    writers = SubsetWriters(folder / "tensorboard", first_epoch=n_done + 1)
     history = History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(data))
     bars = [RunProgressBar()] if config.trainer.progress_bar else []
     try:
         write_split_csv(folder / "split.csv", data.split)
-        _announce(config, data, facts, folder)
-        writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
+        _announce(config, data, facts, folder, n_done=n_done)
+        if n_done == 0:
+            writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
         writer = BackgroundCheckpointIO()
-        own = [*bars, *_graphs(config, speed), history, LastCheckpoint(folder, writer)]
-        trainer = _trainer(
+        own = [*bars, *graphs(config, speed), history, LastCheckpoint(folder, writer)]
+        trainer = make_trainer(
             config, accelerator=accelerator, precision=precision, callbacks=[*callbacks, *own], plugins=[writer]
         )
         if speed.compile:
             classifier.network.compile()
-        _fit(trainer, classifier, data)
+        if checkpoint is not None and n_done >= config.trainer.max_epochs:
+            _take_last_epoch(checkpoint, trainer, classifier, data, history)
+        else:
+            fit(trainer, classifier, data, checkpoint=checkpoint)
         result = _conclude(config, folder, data, classifier, writers, accelerator=accelerator)
     except BaseException as error:
-        record.fail("interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__)
+        record.fail(
+            "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else str(error) or type(error).__name__
+        )
         raise
     finally:
         writers.close()
-        _free(data)
+        free_device(data)
     seconds = time.perf_counter() - started
     record.finish(seconds_total=seconds, seconds_training=history.train_seconds)
     log.info("page: %s", write_report(folder))
     _report(result, folder / Subset.TEST, Subset.TEST, seconds)
+
+
+def _take_last_epoch(
+    checkpoint: Path, trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule, history: History
+) -> None:
+    """Evaluates a training that was cut after its last epoch."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    classifier.load_state_dict(content["state_dict"])
+    history.load_state_dict(content["callbacks"][history.state_key])
+    history.write_table()
+    trainer.validate(classifier, datamodule=data, verbose=False)
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -140,14 +209,10 @@ def evaluate(config: EvaluateConfig) -> None:
     path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
     data = BreakHisDataModule(trained.data, trained.augmentation, seed=trained.seed)
     data.index()
-    speed = _make_fast(trained, data, accelerator)
+    speed = make_fast(trained, data, accelerator)
     network = load_checkpoint(path, evaluated=subsets, memory_format=speed.torch_memory_format)
     _check_fits(network, path, run, trained, folder)
-    if data.split.checksum() != run["data"]["split_checksum"]:
-        raise RunFolderError(
-            f"the images are not those of run {folder}: there it was {run['data']['description']}, "
-            f"here it is {data.description}; set data.root to the folder the run was trained on"
-        )
+    _check_same_split(data, run, folder)
     if Subset.VAL in subsets and Subset.VAL not in data.split.subsets:
         raise RunFolderError(
             f"run {folder} has no validation images, and nothing is fitted on train or test images; "
@@ -155,13 +220,9 @@ def evaluate(config: EvaluateConfig) -> None:
         )
     data.evaluated = subsets
     data.setup()
-    if run["data"].get("pixels_checksum") not in (None, data.store.checksum()):
-        raise RunFolderError(
-            f"the images have the names of those of run {folder}, but other pixels; "
-            "set data.root to the folder the run was trained on"
-        )
+    _check_same_pixels(data, run, folder)
     data.mean, data.std = network.mean, network.std
-    trainer = _trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
+    trainer = make_trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
     device = torch.device(accelerator)
     for each in subsets:
@@ -172,6 +233,32 @@ def evaluate(config: EvaluateConfig) -> None:
     if subset is Subset.TEST and config.checkpoint == "last":
         log.info("page: %s", write_report(folder))
     _report(result, place, subset, time.perf_counter() - started)
+
+
+def _check_same_split(data: BreakHisDataModule, run: Mapping[str, Any], folder: Path) -> None:
+    """Makes sure that images and subsets are those of a run.
+
+    Raises:
+        RunFolderError: If they are not.
+    """
+    if data.split.checksum() != run["data"]["split_checksum"]:
+        raise RunFolderError(
+            f"the images are not those of run {folder}: there it was {run['data'].get('description')}, "
+            f"here it is {data.description}; set data.root to the folder the run was trained on"
+        )
+
+
+def _check_same_pixels(data: BreakHisDataModule, run: Mapping[str, Any], folder: Path) -> None:
+    """Makes sure that what the images show is what they showed in a run.
+
+    Raises:
+        RunFolderError: If it is not.
+    """
+    if run["data"].get("pixels_checksum") not in (None, data.store.checksum()):
+        raise RunFolderError(
+            f"the images have the names of those of run {folder}, but other pixels; "
+            "set data.root to the folder the run was trained on"
+        )
 
 
 def _check_fits(
@@ -193,79 +280,6 @@ def _check_fits(
         raise CheckpointError(
             f"{path} was trained on another split than the run {folder}: it may have seen these test images"
         )
-
-
-def _make_fast(config: TrainConfig, data: BreakHisDataModule, accelerator: str) -> Speed:
-    """Decides what makes this run fast, and tells the data."""
-    speed = resolve_speed(config, accelerator, n_pixel_bytes=len(data.records) * 3 * config.data.image_size**2)
-    data.is_resident = speed.pixels == "device"
-    data.memory_format = speed.torch_memory_format
-    data.eval_batch_size = speed.eval_batch_size
-    if speed.keep_memory:
-        keep_freed_memory()
-    return speed
-
-
-def _graphs(config: TrainConfig, speed: Speed) -> list[L.Callback]:
-    """The callback that captures train steps, where that is wanted."""
-    if not speed.cuda_graphs:
-        return []
-    return [
-        CudaGraphs(
-            batch_size=config.data.batch_size,
-            image_size=config.data.image_size,
-            memory_format=speed.torch_memory_format,
-        )
-    ]
-
-
-def _trainer(
-    config: TrainConfig,
-    *,
-    accelerator: str,
-    precision: str,
-    callbacks: list[L.Callback],
-    plugins: Sequence[CheckpointIO] = (),
-) -> L.Trainer:
-    """A Trainer that leaves logging, checkpoints and bars to the callbacks given."""
-    # the loaders hand out numbers; workers would only make them slower
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Lightning 2.6.6 uses a class that torch 2.15 deprecates; can go with the next Lightning
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,  # type: ignore[arg-type]  # one of config.PRECISIONS
-        max_epochs=config.trainer.max_epochs,
-        limit_train_batches=config.trainer.limit_train_batches,
-        deterministic=config.trainer.deterministic,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=any(isinstance(callback, RunProgressBar) for callback in callbacks),
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-        plugins=list(plugins),
-    )
-
-
-def _fit(trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule) -> None:
-    """Trains; Ctrl-C stays Ctrl-C.
-
-    Lightning 2.6 turns it into exit status 1 and ignores further ones (`_call_and_handle_interrupt`).
-
-    Raises:
-        KeyboardInterrupt: If the training was interrupted.
-    """
-    try:
-        trainer.fit(classifier, datamodule=data)
-    except SystemExit as end:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from end
 
 
 def _conclude(
@@ -293,13 +307,6 @@ def _conclude(
 def _code(text: str) -> str:
     """A text as a block of TensorBoard's Markdown."""
     return f"```\n{text}\n```"
-
-
-def _make_optimizers(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> OptimizerLRScheduler:
-    """The optimizer and the schedule, stepped once an epoch."""
-    optimizer = instantiate(asdict(config.optimizer), params=list(parameters))
-    scheduler = instantiate(asdict(config.scheduler), optimizer=optimizer)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
 
 def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
@@ -350,7 +357,9 @@ def _facts(
     }
 
 
-def _announce(config: TrainConfig, data: BreakHisDataModule, facts: Mapping[str, Any], folder: Path) -> None:
+def _announce(
+    config: TrainConfig, data: BreakHisDataModule, facts: Mapping[str, Any], folder: Path, *, n_done: int
+) -> None:
     """Says what is about to happen, in three or four lines."""
     if not data.is_complete:
         what = "drawn images, no tissue" if facts["data"]["synthetic"] else "incomplete archive"
@@ -370,6 +379,8 @@ def _announce(config: TrainConfig, data: BreakHisDataModule, facts: Mapping[str,
     )
     if facts["precision"] == "32-true" and facts["device"].startswith("cpu") and has_fast_bf16():
         log.info("this CPU multiplies bf16 in hardware: trainer.precision=bf16-mixed trains faster, in other bits")
+    if n_done > 0:
+        log.info("goes on after epoch %d", n_done)
     log.info("run folder: %s", folder)
 
 
@@ -377,11 +388,3 @@ def _report(result: Result, folder: Path, subset: Subset, seconds: float) -> Non
     """Says how good the network is and where everything lies."""
     log.info("%s images\n\n%s", subset, classification_report(result.metrics))
     log.info("%s after %s", folder, duration(seconds))
-
-
-def _free(data: BreakHisDataModule) -> None:
-    """Gives the device back to the next run of a sweep."""
-    data.release()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

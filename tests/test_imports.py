@@ -11,8 +11,8 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
-    ("errors", "files", "randomness", "data.breakhis"),
-    ("config",),
+    ("errors", "files", "locks", "randomness", "data.breakhis"),
+    ("config", "run_json"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
@@ -23,11 +23,24 @@ LAYERS = (
     ("models.*",),
     ("training.*",),
     ("composition",),
-    ("outcome", "run"),
+    ("resuming",),
+    ("outcome", "engine", "run"),
     ("command_line",),
 )
 WITH_TORCH = ("evaluation.gradcam",)
-WITHOUT_TORCH = ("errors", "files", "randomness", "config", "composition", "command_line", "evaluation.*", *LAYERS[2])
+WITHOUT_TORCH = (
+    "errors",
+    "files",
+    "locks",
+    "randomness",
+    "config",
+    "run_json",
+    "composition",
+    "resuming",
+    "command_line",
+    "evaluation.*",
+    *LAYERS[2],
+)
 
 
 def modules() -> list[str]:

@@ -5,14 +5,18 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
+from breakhis_pl.errors import StorageError
 from breakhis_pl.files import written_aside
+
+_Copies: TypeAlias = dict[str, Tensor]
 
 _NICENESS = 10
 """Of the writing thread: where all cores train, it takes what they leave."""
@@ -21,19 +25,23 @@ _NICENESS = 10
 class BackgroundCheckpointIO(CheckpointIO):
     """Copies the state aside and lets a thread write it; the file is always whole.
 
-    The copies are made into the same memory every time, so one file is written at a time: `is_busy` tells, and a
-    second `save_checkpoint` waits.
+    While one file is written the next state is kept; a newer one takes its place. So training never waits, and what a
+    killed process can lose besides its epoch is what was computed while one file is written.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
-        self._copies: dict[str, Tensor] = {}
+        self._waiting: _State | None = None
+        self._copies: tuple[_Copies, _Copies] = ({}, {})  # of the state that is written, and of the one that waits
+        self._in_use = 0
+        self._is_writing = False
 
     @property
     def is_busy(self) -> bool:
         """Whether a file is being written."""
-        return self._writing is not None and not self._writing.done()
+        return self._is_writing
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Copies a checkpoint and has it written.
@@ -44,16 +52,19 @@ class BackgroundCheckpointIO(CheckpointIO):
             storage_options: Not used.
 
         Raises:
-            OSError: If the checkpoint before this one could not be written.
+            StorageError: If the checkpoint before this one could not be written.
         """
-        self.flush()
-        copied = self._copied(checkpoint, "")
-        device = torch.cuda.current_stream() if torch.cuda.is_available() else None
-        copies_done = device.record_event() if device is not None else None
-        self._pool = self._pool or ThreadPoolExecutor(
-            1, thread_name_prefix="checkpoint", initializer=_yield_to_training
-        )
-        self._writing = self._pool.submit(_write, copied, Path(path), copies_done)
+        if self._writing is not None and self._writing.done():
+            self.flush()
+        with self._lock:
+            copied = _copied(checkpoint, self._copies[1 - self._in_use], "")
+            copies_done = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+            self._waiting = _State(copied, Path(path), copies_done)
+            if not self._is_writing:
+                self._is_writing = True
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_yield_to_training)
+                self._writing = self._pool.submit(self._write_what_waits)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -67,10 +78,10 @@ class BackgroundCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
     def flush(self) -> None:
-        """Waits until the file is written.
+        """Waits until the newest state is written.
 
         Raises:
-            OSError: If it could not be written.
+            StorageError: If it could not be written.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -81,34 +92,67 @@ class BackgroundCheckpointIO(CheckpointIO):
         try:
             self.flush()
         finally:
-            self._copies.clear()
+            self._copies = ({}, {})
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
 
-    def _copied(self, value: Any, name: str) -> Any:
-        """The same containers with copies of their tensors on the host."""
-        if isinstance(value, Tensor):
-            return self._copy(value.detach(), name)
-        if isinstance(value, Mapping):
-            return {key: self._copied(part, f"{name}/{key}") for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._copied(part, f"{name}/{place}") for place, part in enumerate(value)]
-        return value
+    def _write_what_waits(self) -> None:
+        try:
+            while (state := self._taken()) is not None:
+                state.write()
+        except BaseException:
+            self._is_writing = False
+            raise
 
-    def _copy(self, tensor: Tensor, name: str) -> Tensor:
-        copy = self._copies.get(name)
-        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-            copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            self._copies[name] = copy
-        return copy.copy_(tensor, non_blocking=True)
+    def _taken(self) -> "_State | None":
+        """The state that waits; None ends the writing."""
+        with self._lock:
+            state, self._waiting = self._waiting, None
+            if state is None:
+                self._is_writing = False
+            else:
+                self._in_use = 1 - self._in_use
+            return state
 
 
-def _write(content: dict[str, Any], path: Path, copies_done: torch.cuda.Event | None) -> None:
-    if copies_done is not None:
-        copies_done.synchronize()
-    with written_aside(path) as aside:
-        torch.save(content, aside)
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A copied checkpoint, where it goes, and when the copies are there."""
+
+    content: Any
+    path: Path
+    copies_done: torch.cuda.Event | None
+
+    def write(self) -> None:
+        if self.copies_done is not None:
+            self.copies_done.synchronize()
+        try:
+            with written_aside(self.path) as aside:
+                torch.save(self.content, aside)
+        except (OSError, RuntimeError) as error:  # torch's writer says nothing of a full disk but that it failed
+            raise StorageError(
+                f"{self.path} cannot be written ({error}); the checkpoint before it is kept: make room on the disk"
+            ) from error
+
+
+def _copied(value: Any, copies: _Copies, name: str) -> Any:
+    """The same containers with copies of their tensors on the host, in memory that is used again."""
+    if isinstance(value, Tensor):
+        return _copy(value.detach(), copies, name)
+    if isinstance(value, Mapping):
+        return {key: _copied(part, copies, f"{name}/{key}") for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(part, copies, f"{name}/{place}") for place, part in enumerate(value))
+    return value
+
+
+def _copy(tensor: Tensor, copies: _Copies, name: str) -> Tensor:
+    copy = copies.get(name)
+    if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+        copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        copies[name] = copy
+    return copy.copy_(tensor, non_blocking=True)
 
 
 def _yield_to_training() -> None:

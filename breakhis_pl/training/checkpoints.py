@@ -1,6 +1,6 @@
 """The checkpoint of the last finished epoch, and what is read from one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,24 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from breakhis_pl.config import BACKBONES
+from breakhis_pl.config import BACKBONES, SMALLEST_IMAGE
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.errors import CheckpointError
+from breakhis_pl.errors import CheckpointError, StorageError, listed
+from breakhis_pl.evaluation.texts import quoted
+from breakhis_pl.models.backbones import state_faults
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.tensor_files import TensorFileError, plain_dict, read_tensor_file
 from breakhis_pl.training.background import BackgroundCheckpointIO
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Inside the run folder."""
 
+_LARGEST_SIDE = 4096
+_MOST_EPOCHS = 1_000_000
+
 
 class LastCheckpoint(Callback):
     """Keeps the state after the last finished epoch.
-
-    Where an epoch ends before the file of an earlier one is written, it is left out: what is lost with a killed
-    process is the epoch it was in, or what was computed while one file is written.
 
     Args:
         folder: The run folder.
@@ -36,15 +39,17 @@ class LastCheckpoint(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Has the checkpoint written."""
-        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if self.writer.is_busy and not is_last:
-            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(self.path)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits for the last file."""
         self.writer.flush()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Waits for the last file; that it failed is said only where nothing else is."""
+        if not isinstance(exception, StorageError):
+            self.writer.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,39 +92,93 @@ def load_checkpoint(
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a checkpoint, as in <run folder>/{LAST_CHECKPOINT}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its parsers do
-        raise CheckpointError(f"{path} is no checkpoint: {type(error).__name__} while reading") from error
-    if not isinstance(content, dict) or not isinstance(content.get("breakhis_pl"), dict):
+        content = read_tensor_file(path)
+    except TensorFileError as error:
+        raise CheckpointError(f"{path} is no checkpoint: {error}; expected one that train.py wrote") from error
+    facts, state, statistics = (
+        plain_dict(content.get(key)) for key in ("breakhis_pl", "state_dict", "BreakHisDataModule")
+    )
+    if facts is None or state is None or statistics is None:
         raise CheckpointError(f"{path} is no checkpoint of breakhis_pl; expected one that train.py wrote")
     try:
-        return _rebuilt(content, evaluated, memory_format)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold a network of breakhis_pl: {str(error).splitlines()[0]}") from error
+        backbone, dropout = _network_facts(facts)
+        classifier = Classifier(backbone, dropout=dropout, evaluated=evaluated, memory_format=memory_format)
+        _load_weights(classifier, state)
+        return TrainedNetwork(
+            classifier=classifier,
+            mean=_three(statistics, "mean"),
+            std=_three(statistics, "std", above=0),
+            image_size=_whole_number(statistics, "image_size", at_least=SMALLEST_IMAGE, at_most=_LARGEST_SIDE),
+            split_checksum=_split_checksum(statistics),
+            epoch=_whole_number(content, "epoch", at_least=0, at_most=_MOST_EPOCHS) + 1,
+        )
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} does not hold a network of breakhis_pl: {error}; expected a checkpoint that train.py wrote"
+        ) from error
 
 
-def _rebuilt(
-    content: Mapping[str, Any], evaluated: tuple[str, ...], memory_format: torch.memory_format
-) -> TrainedNetwork:
-    facts = content["breakhis_pl"]
-    if facts["class_names"] != list(CLASS_NAMES) or facts["backbone"] not in BACKBONES:
-        raise ValueError(f"network {facts['backbone']} for classes {facts['class_names']}")
-    classifier = Classifier(
-        facts["backbone"], dropout=facts["dropout"], evaluated=evaluated, memory_format=memory_format
+def _network_facts(facts: Mapping[str, Any]) -> tuple[str, float]:
+    """Name and dropout of the network.
+
+    Raises:
+        ValueError: If no such network tells these classes apart.
+    """
+    if facts.get("class_names") != list(CLASS_NAMES):
+        raise ValueError(f"class_names is not {list(CLASS_NAMES)}")
+    backbone = facts.get("backbone")
+    if not isinstance(backbone, str) or backbone not in BACKBONES:
+        raise ValueError(f"backbone is {_shown(backbone)}, not one of {listed(BACKBONES)}")
+    return backbone, _number(facts.get("dropout"), "dropout", is_possible=lambda value: 0 <= value < 1)
+
+
+def _load_weights(classifier: Classifier, state: Mapping[str, Any]) -> None:
+    """Copies the weights.
+
+    Raises:
+        ValueError: If they are those of another network, or not finite.
+    """
+    faults = state_faults(state, classifier.state_dict())
+    if faults:
+        raise ValueError(f"its weights do not fit {classifier.backbone}; {'; '.join(faults)}")
+    classifier.load_state_dict(state)
+
+
+def _three(statistics: Mapping[str, Any], name: str, *, above: float = -1) -> tuple[float, float, float]:
+    """Values of red, green and blue, each at most 1.
+
+    Raises:
+        ValueError: If there are others.
+    """
+    values = statistics.get(name)
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise ValueError(f"{name} is {_shown(values)}, not a list of three numbers")
+    red, green, blue = (
+        _number(value, name, is_possible=lambda value: 0 <= value <= 1 and value > above) for value in values
     )
-    classifier.load_state_dict(content["state_dict"])
-    statistics = content["BreakHisDataModule"]
-    return TrainedNetwork(
-        classifier=classifier,
-        mean=_three(statistics["mean"]),
-        std=_three(statistics["std"]),
-        image_size=statistics["image_size"],
-        split_checksum=statistics.get("split_checksum"),
-        epoch=content["epoch"] + 1,
-    )
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    """Values of red, green and blue."""
-    red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+def _number(value: object, name: str, *, is_possible: Callable[[float], bool]) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_possible(value):
+        raise ValueError(f"{name} is {_shown(value)}")
+    return float(value)
+
+
+def _whole_number(values: Mapping[str, Any], name: str, *, at_least: int, at_most: int) -> int:
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+        raise ValueError(f"{name} is {_shown(value)}, not a whole number from {at_least} to {at_most:,}")
+    return value
+
+
+def _split_checksum(statistics: Mapping[str, Any]) -> str | None:
+    value = statistics.get("split_checksum")
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"split_checksum is {_shown(value)}, not a text")
+    return value
+
+
+def _shown(value: object) -> str:
+    """A value for a message; of containers from a stranger's file, which may be endless, only what they are."""
+    return quoted(value) if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback
@@ -54,6 +54,20 @@ class History(Callback):
         self._learning_rate = 0.0
         self._drawn = time.perf_counter()
         self._n_drawn = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: a run that goes on keeps its history."""
+        return {"rows": [dict(row) for row in self.rows], "train_seconds": self.train_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the history of the epochs before."""
+        self.rows = list(state_dict["rows"])
+        self.train_seconds = state_dict["train_seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes rows out of the table that the checkpoint does not have yet."""
+        if self.rows:
+            self.write_table()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock and notes the learning rate before the schedule changes it."""
@@ -104,12 +118,16 @@ class History(Callback):
             save_figure(curves_figure(self.rows, title=self.title, note=self.note), self.folder / "curves.png")
             self._drawn, self._n_drawn = time.perf_counter(), len(self.rows)
 
-    def _write(self, row: HistoryRow, subsets: tuple[str, ...]) -> None:
+    def write_table(self) -> None:
+        """Writes history.csv."""
         table = io.StringIO()
-        writer = csv.DictWriter(table, fieldnames=list(row), lineterminator="\n")
+        writer = csv.DictWriter(table, fieldnames=list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _number(value) for name, value in row.items()} for row in self.rows)
         write_text(self.folder / "history.csv", table.getvalue())
+
+    def _write(self, row: HistoryRow, subsets: tuple[str, ...]) -> None:
+        self.write_table()
         if time.perf_counter() - self._drawn >= CURVES_EVERY_S:
             self._draw()
         for subset in subsets:
@@ -117,6 +135,7 @@ class History(Callback):
                 self.writers.add_scalar(subset, quantity, row[f"{subset}_{quantity}"], epoch=int(row["epoch"]))
         self.writers.add_scalar("train", "learning_rate", row["learning_rate"], epoch=int(row["epoch"]))
         self.writers.add_scalar("train", "images_per_second", row["images_per_second"], epoch=int(row["epoch"]))
+        self.writers.flush()  # what a checkpoint holds, the curves hold, whenever the process is killed
 
     def _seconds_per_epoch(self) -> float:
         """Time from the start of this epoch until now, evaluation included."""

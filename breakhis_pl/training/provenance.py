@@ -1,5 +1,6 @@
 """run.json: what a run was, from before its first step to its end."""
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -12,10 +13,8 @@ from typing import Any
 
 import torch
 
-from breakhis_pl.errors import RunFolderError
 from breakhis_pl.files import write_text
-
-RUN_JSON = "run.json"
+from breakhis_pl.run_json import RUN_JSON
 
 _PACKAGES = ("torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow")
 
@@ -26,15 +25,18 @@ class RunRecord:
     Args:
         folder: The run folder.
         facts: What is known before the first step: configuration, data, model, device.
+        before: What the file held, where a run goes on; None for a new one.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], *, before: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        command, now = " ".join(["python", *sys.argv]), _now()
         self.content: dict[str, Any] = {
             "status": "running",
             "error": None,
-            "command": " ".join(["python", *sys.argv]),
-            "started": _now(),
+            "command": command if before is None else before.get("command"),
+            "started": now if before is None else before.get("started"),
+            "resumed": [] if before is None else [*before.get("resumed", []), now],
             "finished": None,
             "seconds": None,
             **source_state(),
@@ -50,33 +52,14 @@ class RunRecord:
         self.write()
 
     def fail(self, reason: str) -> None:
-        """Says that the run ended early, and why."""
+        """Says that the run ended early, and why, if it can be written; the reason itself is raised elsewhere."""
         self.content |= {"status": "failed", "error": reason, "finished": _now()}
-        self.write()
+        with contextlib.suppress(OSError):
+            self.write()
 
     def write(self) -> None:
         """Writes the file."""
         write_text(self.folder / RUN_JSON, json.dumps(self.content, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """The content of a run folder's run.json.
-
-    Raises:
-        RunFolderError: If the folder is none of a run, or the file is damaged.
-    """
-    path = folder / RUN_JSON
-    if not path.is_file():
-        what = "holds no run.json" if folder.is_dir() else "does not exist"
-        raise RunFolderError(f"run={folder} {what}; expected a run folder that train.py made, below outputs/")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
-    facts = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(facts, dict) or not isinstance(content.get("config"), dict) or "split_checksum" not in facts:
-        raise RunFolderError(f"{path} is not the run.json of a run: configuration or data are not in it")
-    return dict(content)
 
 
 def source_state() -> dict[str, Any]:

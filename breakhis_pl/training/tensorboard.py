@@ -12,10 +12,12 @@ class SubsetWriters:
 
     Args:
         folder: Made when the first value is written.
+        first_epoch: Points from this epoch on that are there already are taken back.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, first_epoch: int = 1) -> None:
         self.folder = folder
+        self.first_epoch = first_epoch
         self._writers: dict[str, SummaryWriter] = {}
 
     def add_scalar(self, subset: str, quantity: str, value: float, *, epoch: int) -> None:
@@ -30,6 +32,11 @@ class SubsetWriters:
         """Adds a text in Markdown."""
         self._writer(subset).add_text(name, text, global_step=0)
 
+    def flush(self) -> None:
+        """Writes what is left."""
+        for writer in self._writers.values():
+            writer.flush()
+
     def close(self) -> None:
         """Writes what is left and closes the files."""
         for writer in self._writers.values():
@@ -38,5 +45,7 @@ class SubsetWriters:
 
     def _writer(self, subset: str) -> SummaryWriter:
         if subset not in self._writers:
-            self._writers[subset] = SummaryWriter(str(self.folder / subset))
+            self._writers[subset] = SummaryWriter(
+                str(self.folder / subset), purge_step=self.first_epoch if self.first_epoch > 1 else None
+            )
         return self._writers[subset]

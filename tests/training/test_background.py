@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from breakhis_pl.errors import StorageError
 from breakhis_pl.training import background
 from breakhis_pl.training.background import BackgroundCheckpointIO
 
@@ -33,6 +34,30 @@ def test_what_is_written_is_the_state_of_the_moment_it_was_given(
     writer.teardown()
 
 
+def test_while_a_file_is_written_the_newest_state_waits(
+    writer: BackgroundCheckpointIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, save, written = threading.Event(), torch.save, []
+
+    def slow(content: dict[str, torch.Tensor], path: Path) -> None:
+        gate.wait(10)
+        written.append(content["epoch"].tolist())
+        save(content, path)
+
+    monkeypatch.setattr(background.torch, "save", slow)
+    epoch = torch.zeros(2)
+    for _ in range(5):
+        epoch += 1
+        writer.save_checkpoint({"epoch": epoch}, tmp_path / "a.ckpt")
+        while writer._waiting is not None and not written and epoch[0] == 1:
+            pass  # until the thread has taken the first
+    gate.set()
+    writer.flush()
+    assert written == [[1, 1], [5, 5]]
+    assert writer.load_checkpoint(tmp_path / "a.ckpt")["epoch"].tolist() == [5, 5]
+    writer.teardown()
+
+
 def test_states_of_other_shapes_follow_each_other(writer: BackgroundCheckpointIO, tmp_path: Path) -> None:
     for value in (torch.arange(3), torch.arange(4), torch.arange(4).double(), torch.ones((2, 3)).t()):
         writer.save_checkpoint({"value": value}, tmp_path / "a.ckpt")
@@ -55,7 +80,7 @@ def test_a_file_that_cannot_be_written_is_said_at_the_next_moment(
     with monkeypatch.context() as patch:
         patch.setattr(background.torch, "save", full_disk)
         writer.save_checkpoint({"value": 2}, tmp_path / "a.ckpt")
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageError, match=r"a\.ckpt cannot be written .*No space left.*the checkpoint before it"):
             writer.flush()
     assert writer.load_checkpoint(tmp_path / "a.ckpt") == {"value": 1}
     assert list(tmp_path.iterdir()) == [tmp_path / "a.ckpt"]

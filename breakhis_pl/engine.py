@@ -1,0 +1,117 @@
+"""Lightning's Trainer as this package uses it, and what goes into it."""
+
+import gc
+import logging
+import signal
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning.pytorch as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
+
+from breakhis_pl.config import TrainConfig
+from breakhis_pl.data.datamodule import BreakHisDataModule
+from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.training.graphs import CudaGraphs
+from breakhis_pl.training.progress import RunProgressBar
+from breakhis_pl.training.speed import Speed, keep_freed_memory, resolve_speed
+
+
+def make_fast(config: TrainConfig, data: BreakHisDataModule, accelerator: str) -> Speed:
+    """Decides what makes this run fast, and tells the data."""
+    speed = resolve_speed(config, accelerator, n_pixel_bytes=len(data.records) * 3 * config.data.image_size**2)
+    data.is_resident = speed.pixels == "device"
+    data.memory_format = speed.torch_memory_format
+    data.eval_batch_size = speed.eval_batch_size
+    if speed.keep_memory:
+        keep_freed_memory()
+    return speed
+
+
+def graphs(config: TrainConfig, speed: Speed) -> list[L.Callback]:
+    """The callback that captures train steps, where that is wanted."""
+    if not speed.cuda_graphs:
+        return []
+    return [
+        CudaGraphs(
+            batch_size=config.data.batch_size,
+            image_size=config.data.image_size,
+            memory_format=speed.torch_memory_format,
+        )
+    ]
+
+
+def make_trainer(
+    config: TrainConfig,
+    *,
+    accelerator: str,
+    precision: str,
+    callbacks: list[L.Callback],
+    plugins: Sequence[CheckpointIO] = (),
+) -> L.Trainer:
+    """A Trainer that leaves logging, checkpoints and bars to the callbacks given."""
+    # the loaders hand out numbers; workers would only make them slower
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning 2.6.6 uses a class that torch 2.15 deprecates; can go with the next Lightning
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]  # one of config.PRECISIONS
+        max_epochs=config.trainer.max_epochs,
+        limit_train_batches=config.trainer.limit_train_batches,
+        deterministic=config.trainer.deterministic,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(callback, RunProgressBar) for callback in callbacks),
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        plugins=list(plugins),
+    )
+
+
+def fit(trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule, *, checkpoint: Path | None) -> None:
+    """Trains; Ctrl-C stays Ctrl-C.
+
+    Lightning 2.6 turns it into exit status 1 and ignores further ones (`_call_and_handle_interrupt`).
+
+    Args:
+        trainer: From `make_trainer`.
+        classifier: To be trained.
+        data: The run's data.
+        checkpoint: State to go on from; None starts anew.
+
+    Raises:
+        KeyboardInterrupt: If the training was interrupted.
+    """
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as end:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from end
+
+
+def make_optimizers(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> OptimizerLRScheduler:
+    """The optimizer and the schedule, stepped once an epoch."""
+    optimizer = instantiate(asdict(config.optimizer), params=list(parameters))
+    scheduler = instantiate(asdict(config.scheduler), optimizer=optimizer)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+
+def free_device(data: BreakHisDataModule) -> None:
+    """Gives the device back to the next run of a sweep."""
+    data.release()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
