@@ -1,12 +1,12 @@
 """Training and evaluation of one run: the only module that sees both the configuration and Lightning's Trainer."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
@@ -25,18 +25,19 @@ from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.splits import write_split_csv
 from breakhis_pl.engine import fit, free_device, graphs, make_fast, make_optimizers, make_trainer
-from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError, Stopped, StorageError
+from breakhis_pl.errors import ConfigurationError, RunFolderError, Stopped
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.evaluation.results import Result
-from breakhis_pl.locks import locked
+from breakhis_pl.guards import check_fits, check_same_pixels, check_same_split, errors_explained, only_writer
 from breakhis_pl.models.backbones import load_pretrained
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.run_json import RUN_JSON, read_run
 from breakhis_pl.training.background import BackgroundCheckpointIO
-from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, TrainedNetwork, load_checkpoint
+from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, load_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
+from breakhis_pl.training.finite import FiniteTraining
 from breakhis_pl.training.history import History, duration
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.provenance import RunRecord
@@ -47,30 +48,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SENSITIVITY = 0.95
 """Wanted of the threshold that is fitted at the end of a training with validation images."""
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keeps every other process that would write a run out of its folder until the block ends.
-
-    Raises:
-        RunFolderError: If another process writes there.
-        StorageError: If nothing can be written there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = locked(folder / ".lock", say=log.warning)
-    try:
-        lock.__enter__()
-    except BlockingIOError:
-        raise RunFolderError(f"another process writes {folder} at this moment; wait until it has ended") from None
-    except OSError as error:
-        raise StorageError(
-            f"cannot write in {folder} ({error.strerror}); mend that, or choose another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] = ()) -> None:
@@ -89,7 +66,7 @@ def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] 
         raise RunFolderError(
             f"{folder} holds a run already; resume={folder} goes on with it, another hydra.run.dir starts anew"
         )
-    with only_writer(folder):
+    with only_writer(folder), errors_explained(config, folder):
         _train(config, folder, callbacks)
 
 
@@ -104,7 +81,7 @@ def resume(config: TrainConfig, folder: Path) -> None:
         BreakHisError: As `train`, and if the images are not those of the run.
         KeyboardInterrupt: If the training was interrupted.
     """
-    with only_writer(folder):
+    with only_writer(folder), errors_explained(config, folder):
         _train(config, folder, (), before=read_run(folder))
 
 
@@ -113,13 +90,67 @@ def _train(
 ) -> None:
     """Trains a network from the start, or (`before` is what run.json held) from its last checkpoint."""
     started = time.perf_counter()
+    ready = _prepare(config, folder, before)
+    record = RunRecord(folder, _facts(config, ready), before=before)
+    writers = SubsetWriters(folder / "tensorboard", first_epoch=ready.n_done + 1)
+    history = History(
+        folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data)
+    )
+    try:
+        with errors_explained(config, folder):
+            write_split_csv(folder / "split.csv", ready.data.split)
+            _announce(config, ready, record.content, folder)
+            if ready.n_done == 0:
+                writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
+            _fit_or_take(config, folder, ready, history, callbacks)
+            result = _conclude(config, folder, ready, writers)
+    except BaseException as error:
+        was_stopped = isinstance(error, KeyboardInterrupt | Stopped)
+        record.fail("interrupted" if was_stopped else str(error) or type(error).__name__)
+        raise
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk, said already
+            writers.close()
+        free_device(ready.data)
+    seconds = time.perf_counter() - started
+    record.finish(seconds_total=seconds, seconds_training=history.train_seconds)
+    log.info("page: %s", write_report(folder))
+    _report(result, folder / Subset.TEST, Subset.TEST, seconds)
+
+
+class _Ready(NamedTuple):
+    """What a training starts with.
+
+    Attributes:
+        n_done: Finished epochs.
+        checkpoint: State after them; None where a run starts anew.
+    """
+
+    accelerator: str
+    precision: str
+    data: BreakHisDataModule
+    speed: Speed
+    classifier: Classifier
+    n_done: int
+    checkpoint: Path | None
+
+
+def _prepare(config: TrainConfig, folder: Path, before: Mapping[str, Any] | None) -> _Ready:
+    """Everything that can be wrong before the first step: device, images, weights.
+
+    Raises:
+        BreakHisError: If it is.
+    """
     accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
     data = BreakHisDataModule(
         config.data, config.augmentation, seed=config.seed, show_progress=config.trainer.progress_bar
     )
     data.index()
     data.check_train_batches(limit=config.trainer.limit_train_batches)
-    checkpoint = folder / LAST_CHECKPOINT if before is not None and (folder / LAST_CHECKPOINT).exists() else None
+    if before is not None:
+        check_same_split(data, before, folder)
+    last = folder / LAST_CHECKPOINT
+    checkpoint = last if before is not None and last.exists() else None
     speed = make_fast(config, data, accelerator)
     classifier = Classifier(
         config.model.backbone,
@@ -129,49 +160,35 @@ def _train(
         evaluated=data.evaluated,
         make_optimizers=lambda parameters: make_optimizers(config, parameters),
     )
-    if before is not None:
-        _check_same_split(data, before, folder)
     if checkpoint is None:
         load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
+    n_done = 0 if checkpoint is None else load_checkpoint(checkpoint).epoch
     data.setup()
     if before is not None:
-        _check_same_pixels(data, before, folder)
-    n_done = 0 if checkpoint is None else load_checkpoint(checkpoint).epoch
+        check_same_pixels(data, before, folder)
+    return _Ready(accelerator, precision, data, speed, classifier, n_done, checkpoint)
 
-    facts = _facts(config, data, classifier, device=device_name(accelerator), precision=precision, speed=speed)
-    record = RunRecord(folder, facts, before=before)
-    writers = SubsetWriters(folder / "tensorboard", first_epoch=n_done + 1)
-    history = History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(data))
+
+def _fit_or_take(
+    config: TrainConfig, folder: Path, ready: _Ready, history: History, callbacks: Sequence[L.Callback]
+) -> None:
+    """Trains; where all epochs are done, evaluates the last one."""
+    writer = BackgroundCheckpointIO()
     bars = [RunProgressBar()] if config.trainer.progress_bar else []
-    try:
-        write_split_csv(folder / "split.csv", data.split)
-        _announce(config, data, facts, folder, n_done=n_done)
-        if n_done == 0:
-            writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
-        writer = BackgroundCheckpointIO()
-        own = [*bars, *graphs(config, speed), history, LastCheckpoint(folder, writer)]
-        trainer = make_trainer(
-            config, accelerator=accelerator, precision=precision, callbacks=[*callbacks, *own], plugins=[writer]
-        )
-        if speed.compile:
-            classifier.network.compile()
-        if checkpoint is not None and n_done >= config.trainer.max_epochs:
-            _take_last_epoch(checkpoint, trainer, classifier, data, history)
-        else:
-            fit(trainer, classifier, data, checkpoint=checkpoint)
-        result = _conclude(config, folder, data, classifier, writers, accelerator=accelerator)
-    except BaseException as error:
-        record.fail(
-            "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else str(error) or type(error).__name__
-        )
-        raise
-    finally:
-        writers.close()
-        free_device(data)
-    seconds = time.perf_counter() - started
-    record.finish(seconds_total=seconds, seconds_training=history.train_seconds)
-    log.info("page: %s", write_report(folder))
-    _report(result, folder / Subset.TEST, Subset.TEST, seconds)
+    own = [*bars, *graphs(config, ready.speed), FiniteTraining(), history, LastCheckpoint(folder, writer)]
+    trainer = make_trainer(
+        config,
+        accelerator=ready.accelerator,
+        precision=ready.precision,
+        callbacks=[*callbacks, *own],
+        plugins=[writer],
+    )
+    if ready.speed.compile:
+        ready.classifier.network.compile()
+    if ready.checkpoint is None or ready.n_done < config.trainer.max_epochs:
+        fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
+    else:
+        _take_last_epoch(ready.checkpoint, trainer, ready.classifier, ready.data, history)
 
 
 def _take_last_epoch(
@@ -197,8 +214,15 @@ def evaluate(config: EvaluateConfig) -> None:
     started = time.perf_counter()
     if config.run is None:
         raise ConfigurationError("evaluate.py needs run=<run folder>")
-    folder, subset = Path(config.run), Subset(config.subset)
-    run = read_run(folder)
+    folder = Path(config.run)
+    read_run(folder)  # before anything is written there
+    with only_writer(folder), errors_explained(config, folder):
+        _evaluate(config, folder, started)
+
+
+def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
+    """Evaluates a run whose folder is this process's own."""
+    subset, run = Subset(config.subset), read_run(folder)
     trained: TrainConfig = composition.restored("train", run["config"])
     _apply(config.data, trained.data)
     trained.data.verify = True
@@ -211,8 +235,8 @@ def evaluate(config: EvaluateConfig) -> None:
     data.index()
     speed = make_fast(trained, data, accelerator)
     network = load_checkpoint(path, evaluated=subsets, memory_format=speed.torch_memory_format)
-    _check_fits(network, path, run, trained, folder)
-    _check_same_split(data, run, folder)
+    check_fits(network, path, run, trained, folder)
+    check_same_split(data, run, folder)
     if Subset.VAL in subsets and Subset.VAL not in data.split.subsets:
         raise RunFolderError(
             f"run {folder} has no validation images, and nothing is fitted on train or test images; "
@@ -220,7 +244,7 @@ def evaluate(config: EvaluateConfig) -> None:
         )
     data.evaluated = subsets
     data.setup()
-    _check_same_pixels(data, run, folder)
+    check_same_pixels(data, run, folder)
     data.mean, data.std = network.mean, network.std
     trainer = make_trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
@@ -235,67 +259,18 @@ def evaluate(config: EvaluateConfig) -> None:
     _report(result, place, subset, time.perf_counter() - started)
 
 
-def _check_same_split(data: BreakHisDataModule, run: Mapping[str, Any], folder: Path) -> None:
-    """Makes sure that images and subsets are those of a run.
-
-    Raises:
-        RunFolderError: If they are not.
-    """
-    if data.split.checksum() != run["data"]["split_checksum"]:
-        raise RunFolderError(
-            f"the images are not those of run {folder}: there it was {run['data'].get('description')}, "
-            f"here it is {data.description}; set data.root to the folder the run was trained on"
-        )
-
-
-def _check_same_pixels(data: BreakHisDataModule, run: Mapping[str, Any], folder: Path) -> None:
-    """Makes sure that what the images show is what they showed in a run.
-
-    Raises:
-        RunFolderError: If it is not.
-    """
-    if run["data"].get("pixels_checksum") not in (None, data.store.checksum()):
-        raise RunFolderError(
-            f"the images have the names of those of run {folder}, but other pixels; "
-            "set data.root to the folder the run was trained on"
-        )
-
-
-def _check_fits(
-    network: TrainedNetwork, path: Path, run: Mapping[str, Any], trained: TrainConfig, folder: Path
-) -> None:
-    """Makes sure that a checkpoint may be evaluated on the images of a run.
-
-    Raises:
-        CheckpointError: If it is of another network, image size or split.
-    """
-    if network.image_size != trained.data.image_size:
-        raise CheckpointError(
-            f"{path} was trained on images of {network.image_size} pixels, "
-            f"the run {folder} on {trained.data.image_size}"
-        )
-    if network.classifier.backbone != trained.model.backbone:
-        raise CheckpointError(f"{path} holds {network.classifier.backbone}, the run {folder} {trained.model.backbone}")
-    if network.split_checksum not in (None, run["data"]["split_checksum"]):
-        raise CheckpointError(
-            f"{path} was trained on another split than the run {folder}: it may have seen these test images"
-        )
-
-
-def _conclude(
-    config: TrainConfig,
-    folder: Path,
-    data: BreakHisDataModule,
-    classifier: Classifier,
-    writers: SubsetWriters,
-    *,
-    accelerator: str,
-) -> Result:
+def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetWriters) -> Result:
     """Writes the results of every evaluated subset, and the page; gives those of test."""
+    data, classifier = ready.data, ready.classifier
     results = {}
     for subset in data.evaluated:
         results[subset] = write_outcome(
-            folder / subset, data, classifier, subset, n_explained=config.gallery, device=torch.device(accelerator)
+            folder / subset,
+            data,
+            classifier,
+            subset,
+            n_explained=config.gallery,
+            device=torch.device(ready.accelerator),
         )
         if subset is Subset.VAL:  # comes before test, whose metrics then use it
             calibrate(folder, sensitivity=DEFAULT_SENSITIVITY)
@@ -324,16 +299,9 @@ def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
     data.root = asked.root
 
 
-def _facts(
-    config: TrainConfig,
-    data: BreakHisDataModule,
-    classifier: Classifier,
-    *,
-    device: str,
-    precision: str,
-    speed: Speed,
-) -> Mapping[str, Any]:
+def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
     """What run.json says beyond times and versions."""
+    data = ready.data
     return {
         "config": composition.plain(config),
         "data": {
@@ -348,19 +316,18 @@ def _facts(
         },
         "model": {
             "backbone": config.model.backbone,
-            "n_parameters": sum(parameter.numel() for parameter in classifier.parameters()),
+            "n_parameters": sum(parameter.numel() for parameter in ready.classifier.parameters()),
         },
-        "device": device,
-        "precision": precision,
-        "speed": asdict(speed),
+        "device": device_name(ready.accelerator),
+        "precision": ready.precision,
+        "speed": asdict(ready.speed),
         "torch_threads": torch.get_num_threads(),
     }
 
 
-def _announce(
-    config: TrainConfig, data: BreakHisDataModule, facts: Mapping[str, Any], folder: Path, *, n_done: int
-) -> None:
+def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], folder: Path) -> None:
     """Says what is about to happen, in three or four lines."""
+    data = ready.data
     if not data.is_complete:
         what = "drawn images, no tissue" if facts["data"]["synthetic"] else "incomplete archive"
         log.warning("%s: %s", what, data.description)
@@ -379,8 +346,8 @@ def _announce(
     )
     if facts["precision"] == "32-true" and facts["device"].startswith("cpu") and has_fast_bf16():
         log.info("this CPU multiplies bf16 in hardware: trainer.precision=bf16-mixed trains faster, in other bits")
-    if n_done > 0:
-        log.info("goes on after epoch %d", n_done)
+    if ready.n_done > 0:
+        log.info("goes on after epoch %d", ready.n_done)
     log.info("run folder: %s", folder)
 
 

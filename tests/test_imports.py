@@ -16,7 +16,7 @@ LAYERS = (
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
-        *("data.lock", "data.answer"),
+        *("data.lock", "data.answer", "data.png"),
     ),
     ("evaluation.*",),
     ("data.drawn", "data.store", "data.augment", "data.datamodule"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("training.*",),
     ("composition",),
     ("resuming",),
-    ("outcome", "engine", "run"),
+    ("outcome", "engine", "guards", "run"),
     ("command_line",),
 )
 WITH_TORCH = ("evaluation.gradcam",)
