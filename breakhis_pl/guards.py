@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any
 
 from breakhis_pl.config import EvaluateConfig, TrainConfig
@@ -57,16 +58,17 @@ def errors_explained(config: TrainConfig | EvaluateConfig, folder: Path) -> Iter
         yield
     except BreakHisError:
         raise
-    except OSError as error:
+    except Exception as error:
+        reason = explained(error, config)
+        if reason is not None:
+            clear_frames(error.__traceback__)  # they hold the tensors of the step
+            raise reason from error
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(
             f"{error.filename or folder}: {error.strerror or error}; what was finished before is kept: "
             f"mend that, then {again}"
         ) from error
-    except Exception as error:
-        reason = explained(error, config)
-        if reason is None:
-            raise
-        raise reason from error
 
 
 def check_same_split(data: BreakHisDataModule, run: Mapping[str, Any], folder: Path) -> None:

@@ -4,6 +4,8 @@ The loaders hand out rows of the store. The pixels lie on the device of the netw
 each batch is augmented and normalized on the device, in `on_after_batch_transfer`.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +20,12 @@ from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_net
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
-from breakhis_pl.data.splits import Split, check_usable, official_split, ratio_split, with_validation
+from breakhis_pl.data.splits import Split, check_trainable, official_split, ratio_split, with_validation
 from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
-from breakhis_pl.errors import ConfigurationError, IncompleteDataError
+from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
 from breakhis_pl.randomness import derived_seed
+
+log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -102,6 +106,7 @@ class BreakHisDataModule(L.LightningDataModule):
             if isinstance(self.data, BreakHisDataConfig) and self.data.require_complete:
                 raise
             self.is_complete = False
+        self._check_magnifications()
         self.split = self._make_split()
         self.evaluated = tuple(subset for subset in (Subset.VAL, Subset.TEST) if subset in self.split.subsets)
 
@@ -129,6 +134,7 @@ class BreakHisDataModule(L.LightningDataModule):
             verify_store(self.store, self.records, show_progress=self.show_progress)
         rows = list(self.split.indices(Subset.TRAIN))
         self.mean, self.std = channel_statistics(self.store.sums[rows], n_pixels=len(rows) * self.data.image_size**2)
+        self._check_contrast()
         self._is_set_up = True
 
     def train_dataloader(self) -> DataLoader[Tensor]:
@@ -220,11 +226,15 @@ class BreakHisDataModule(L.LightningDataModule):
         else:
             split = ratio_split(self.records, test_fraction=self.data.test_fraction, seed=self.seed)
             asked = f"data.split=ratio data.test_fraction={self.data.test_fraction} seed={self.seed}"
-        check_usable(split, asked)
+        lacking = check_trainable(split, asked)
+        if lacking:
+            log.warning(
+                "test has no %s image (%s): metrics that need both classes, as AUROC, will be null", lacking[0], asked
+            )
         if self.data.val_fraction == 0:
             return split
         split = with_validation(split, fraction=self.data.val_fraction, seed=self.seed)
-        check_usable(split, f"{asked} data.val_fraction={self.data.val_fraction:g}")
+        check_trainable(split, f"{asked} data.val_fraction={self.data.val_fraction:g}")
         return split
 
     def check_train_batches(self, *, limit: int | None = None) -> None:
@@ -245,6 +255,36 @@ class BreakHisDataModule(L.LightningDataModule):
             raise ConfigurationError(
                 f"data.batch_size={size} leaves a batch of a single image ({n_train} train images), which batch norm "
                 f"cannot take at data.image_size={self.data.image_size}; change either of them"
+            )
+
+    def _check_magnifications(self) -> None:
+        """Makes sure that every magnification asked for has an image, so that none is missing from what is reported.
+
+        Raises:
+            DataFolderError: If one has none.
+        """
+        counts = Counter(record.name.magnification for record in self.records)
+        lacking = [magnification for magnification in self.data.magnification if counts[magnification] == 0]
+        if lacking:
+            there = ",".join(str(magnification) for magnification in sorted(counts))
+            raise DataFolderError(
+                f"data.magnification={list(self.data.magnification)}: no image at "
+                f"{', '.join(f'{magnification}X' for magnification in lacking)}; expected some at each; "
+                f"set 'data.magnification=[{there}]', or add the missing images"
+            )
+
+    def _check_contrast(self) -> None:
+        """Makes sure that images can be normalized: the standard deviation is what they are divided by.
+
+        Raises:
+            ImageError: If a color channel is the same all over the train images.
+        """
+        colors = ("red", "green", "blue")
+        flat = [f"{name}={mean:g}" for name, mean, std in zip(colors, self.mean, self.std, strict=True) if std == 0]
+        if flat:
+            raise ImageError(
+                f"all pixels of all train images have {', '.join(flat)} (of 1); expected images that differ; "
+                "look at the files under data.root"
             )
 
     def _on_device(self, device: torch.device) -> "_Resident":

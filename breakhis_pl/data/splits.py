@@ -134,6 +134,28 @@ def with_validation(split: Split, *, fraction: float, seed: int) -> Split:
     return Split(split.records, subsets)
 
 
+def check_trainable(split: Split, asked: str) -> tuple[str, ...]:
+    """Makes sure that a network can be trained and evaluated on a split; test may lack a class, not both.
+
+    Metrics that need both classes are null then. Nothing can be learned from a single class, nor fitted on it.
+
+    Args:
+        split: The split to check.
+        asked: The settings that led to it, for the text: "data.split=official data.fold=2".
+
+    Returns:
+        Classes without an image in test: none or one.
+
+    Raises:
+        SplitError: If a class is absent from train or validation, or test is empty.
+    """
+    absent = _absent_classes(split)
+    of_test = tuple(class_name for subset, class_name in absent if subset == Subset.TEST.value)
+    if len(absent) > len(of_test) or len(of_test) == len(CLASS_NAMES):
+        check_usable(split, asked)
+    return of_test
+
+
 def check_usable(split: Split, asked: str) -> None:
     """Makes sure that train, test and, where there is one, validation have images of both classes.
 
@@ -144,13 +166,7 @@ def check_usable(split: Split, asked: str) -> None:
     Raises:
         SplitError: If a class is absent from a subset.
     """
-    counts = split.counts()
-    absent = [
-        f"{subset} has no {class_name} image"
-        for subset in dict.fromkeys([Subset.TRAIN.value, *counts, Subset.TEST.value])
-        for class_name in CLASS_NAMES
-        if counts.get(subset, {}).get(class_name, 0) == 0
-    ]
+    absent = [f"{subset} has no {class_name} image" for subset, class_name in _absent_classes(split)]
     if absent:
         raise SplitError(
             f"{', '.join(absent)} ({asked}); both classes are needed in each subset: "
@@ -177,6 +193,17 @@ def write_split_csv(path: Path, split: Split) -> None:
     writer.writerow(SPLIT_COLUMNS)
     writer.writerows(rows)
     write_text(path, table.getvalue())
+
+
+def _absent_classes(split: Split) -> list[tuple[str, str]]:
+    """Subset and class, for every class that a subset has no image of."""
+    counts = split.counts()
+    return [
+        (subset, class_name)
+        for subset in dict.fromkeys([Subset.TRAIN.value, *counts, Subset.TEST.value])
+        for class_name in CLASS_NAMES
+        if counts.get(subset, {}).get(class_name, 0) == 0
+    ]
 
 
 def _choose_cases(records: Sequence[ImageRecord], *, fraction: float, key: str) -> frozenset[str]:

@@ -96,9 +96,10 @@ class History(Callback):
             row[f"{subset}_loss"], row[f"{subset}_accuracy"] = pl_module.loss_and_accuracy(subset)
         row["learning_rate"] = self._learning_rate
         row["images_per_second"] = self._n_images / seconds
-        if not all(math.isfinite(row[f"{subset}_loss"]) for subset in ("train", *pl_module.evaluated)):
+        bad = [subset for subset in ("train", *pl_module.evaluated) if not math.isfinite(row[f"{subset}_loss"])]
+        if bad:
             raise TrainingError(
-                f"the loss is not finite in epoch {row['epoch']} at learning rate {self._learning_rate:g}; "
+                f"the loss of {', '.join(bad)} is not finite in epoch {row['epoch']} at learning rate {self._learning_rate:g}; "
                 "the checkpoint of the epoch before is kept; lower optimizer.lr"
             )
         self.rows.append(row)

@@ -1,15 +1,19 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from breakhis_pl.config import AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
+from breakhis_pl.config import BACKBONES, AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule, ShuffledSampler
 from breakhis_pl.data.drawn import synthetic_folder
-from breakhis_pl.errors import ConfigurationError, IncompleteDataError
+from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
+from breakhis_pl.models.backbones import build_network
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +121,6 @@ def test_statistics_are_kept_in_the_checkpoint(data: BreakHisDataModule) -> None
 
 
 def test_a_single_image_left_over_is_refused_where_batch_norm_cannot_take_it(config: SyntheticDataConfig) -> None:
-    from dataclasses import replace
-
     def check(batch_size: int, *, image_size: int = 32, limit: int | None = None) -> None:
         asked = replace(config, batch_size=batch_size, image_size=image_size)
         module = BreakHisDataModule(asked, AugmentationConfig(), seed=0)
@@ -132,6 +134,79 @@ def test_a_single_image_left_over_is_refused_where_batch_norm_cannot_take_it(con
     check(54)
     check(53, limit=1)
     check(53, image_size=33)
+
+
+@pytest.mark.parametrize("image_size", [32, 33, 63, 64])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_batch_norm_of_the_networks_takes_a_single_image_where_the_check_lets_it_pass(
+    config: SyntheticDataConfig, backbone: str, image_size: int
+) -> None:
+    module = BreakHisDataModule(replace(config, batch_size=1, image_size=image_size), AugmentationConfig(), seed=0)
+    module.index()
+    with torch.device("meta"):  # shapes alone
+        network = build_network(backbone, dropout=0.4).train()
+        image = torch.empty(1, 3, image_size, image_size)
+    if image_size > 32:
+        module.check_train_batches()
+        assert network(image).shape == (1, 2)
+        return
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size=1 leaves a batch of a single image"):
+        module.check_train_batches()
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        network(image)
+    with torch.device("meta"):
+        assert network(torch.empty(2, 3, image_size, image_size)).shape == (2, 2)
+
+
+def write_images(folder: Path, *names: str, green: int | None = None) -> None:
+    folder.mkdir()
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        if green is not None:
+            pixels[:, :, 1] = green
+        Image.fromarray(pixels).save(folder / name)
+
+
+TRAIN = ("SOB_B_A-14-22549AB-200-001.png", "SOB_M_DC-14-2523-200-001.png")  # of fold 2
+TEST = ("SOB_B_A-14-22549G-200-001.png", "SOB_M_DC-14-10926-200-001.png")
+
+
+def folder_data(tmp_path: Path, **keys: Any) -> BreakHisDataModule:
+    keys = {"magnification": (200,)} | keys
+    asked = BreakHisDataConfig(
+        root=str(tmp_path / "images"),
+        cache_dir=str(tmp_path / "cache"),
+        image_size=32,
+        require_complete=False,
+        **keys,
+    )
+    return BreakHisDataModule(asked, AugmentationConfig(), seed=0, show_progress=False)
+
+
+def test_a_color_that_never_changes_cannot_be_normalized(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", *TRAIN, *TEST, green=51)
+    with pytest.raises(ImageError, match=r"all pixels of all train images have green=0\.2 \(of 1\)"):
+        folder_data(tmp_path).setup()
+
+
+def test_a_magnification_without_images_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", *TRAIN, *TEST)
+    text = r"data\.magnification=\[40, 200\]: no image at 40X; .*'data\.magnification=\[200\]'"
+    with pytest.raises(DataFolderError, match=text):
+        folder_data(tmp_path, magnification=(40, 200)).setup()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_class_that_test_lacks_is_said_and_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "images", *TRAIN, TEST[1])
+    folder_data(tmp_path).setup()
+    assert "test has no benign image (data.split=official data.fold=2): metrics that need both" in caplog.text
+
+
+def test_nothing_is_said_where_test_has_both_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "images", *TRAIN, *TEST)
+    folder_data(tmp_path).setup()
+    assert caplog.text == ""
 
 
 def test_the_real_images_are_split_as_published(real_data: Path, tmp_path: Path) -> None:

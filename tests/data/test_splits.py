@@ -13,6 +13,7 @@ from breakhis_pl.data.breakhis import CLASS_NAMES, FOLDS, MAGNIFICATIONS, Subset
 from breakhis_pl.data.index import ImageRecord, index_images
 from breakhis_pl.data.splits import (
     Split,
+    check_trainable,
     check_usable,
     official_split,
     ratio_split,
@@ -334,6 +335,43 @@ def test_a_class_that_is_absent_from_a_subset_is_told_with_what_was_asked(
 
     with pytest.raises(SplitError, match=rf"^{text} \(data\.split=official data\.fold=2\); both classes"):
         check_usable(split, "data.split=official data.fold=2")
+
+
+@pytest.mark.parametrize(
+    ("subsets", "lacking"), [("test train train", ("benign",)), ("train train test", ("malignant",))]
+)
+def test_training_allows_a_test_set_of_one_class_and_says_which_is_lacking(
+    to_records: ToRecords, subsets: str, lacking: tuple[str, ...]
+) -> None:
+    more = to_records("SOB_M_DC-14-2523-200-001.png", "SOB_B_A-14-22549CD-200-001.png")
+    split = Split(
+        (*three_images(to_records), *more), (*(Subset(name) for name in subsets.split()), *[Subset.TRAIN] * 2)
+    )
+
+    assert check_trainable(split, "data.fold=2") == lacking
+    with pytest.raises(SplitError, match=rf"^test has no {lacking[0]} image \(data\.fold=2\)"):
+        check_usable(split, "data.fold=2")
+
+
+def test_training_needs_nothing_more_than_both_classes_in_each_subset(at_200x: list[ImageRecord]) -> None:
+    assert check_trainable(with_validation(official_split(at_200x, fold=2), fraction=0.2, seed=0), "fold 2") == ()
+
+
+@pytest.mark.parametrize(
+    ("subsets", "text"),
+    [
+        ("test train train", "train has no malignant image, test has no benign image"),
+        ("train train train", "test has no benign image, test has no malignant image"),
+        ("train val test", "train has no benign image, val has no malignant image, test has no malignant image"),
+    ],
+)
+def test_training_refuses_a_class_that_is_absent_from_train_or_validation_and_an_empty_test_set(
+    to_records: ToRecords, subsets: str, text: str
+) -> None:
+    split = Split(three_images(to_records), tuple(Subset(subset) for subset in subsets.split()))
+
+    with pytest.raises(SplitError, match=rf"^{text} \(data\.fold=2\); both classes"):
+        check_trainable(split, "data.fold=2")
 
 
 def test_an_empty_split_is_not_usable() -> None:
