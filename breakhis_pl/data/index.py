@@ -142,16 +142,16 @@ def _image_files(root: Path) -> list[tuple[os.DirEntry[str], os.stat_result]]:
     try:
         is_folder = stat.S_ISDIR(root.stat().st_mode)
     except FileNotFoundError:
-        raise DataFolderError(f"{root} does not exist; {_WAY_OUT}") from None
+        raise DataFolderError(f"{_visible(root)} does not exist; {_WAY_OUT}") from None
     except OSError as error:
-        raise DataFolderError(f"{root} cannot be read ({error.strerror}); {_WAY_OUT}") from None
+        raise DataFolderError(f"{_visible(root)} cannot be read ({error.strerror}); {_WAY_OUT}") from None
     if not is_folder:
-        raise DataFolderError(f"{root} is no folder; {_WAY_OUT}")
+        raise DataFolderError(f"{_visible(root)} is no folder; {_WAY_OUT}")
     unreadable: list[str] = []
     files = list(_walk(root, unreadable))
     if unreadable:
         raise DataFolderError(
-            f"what cannot be read under {root} ({len(unreadable)}): {listed(sorted(unreadable))}; "
+            f"what cannot be read under {_visible(root)} ({len(unreadable)}): {listed(sorted(unreadable))}; "
             "give access to it, or repair or remove it"
         )
     return files
@@ -176,13 +176,26 @@ def _walk(root: Path, unreadable: list[str]) -> Iterator[tuple[os.DirEntry[str],
         folders = []
         for entry in visible:
             try:
-                if entry.is_dir():
+                if _is_folder(entry):
                     folders.append(entry.path)
                 elif _is_image_file(entry):
                     yield entry, entry.stat()
             except OSError as error:
                 unreadable.append(f"{_below(root, entry.path)} ({error.strerror})")
         waiting += sorted(folders, reverse=True)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder to look into.
+
+    Raises:
+        OSError: If it is one with the suffix of an image; what should have been the image is missing.
+    """
+    if not entry.is_dir():
+        return False
+    if PurePath(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+        raise OSError(errno.EISDIR, "a folder")
+    return True
 
 
 def _is_image_file(entry: os.DirEntry[str]) -> bool:
@@ -210,8 +223,8 @@ def _named(files: Iterable[tuple[os.DirEntry[str], os.stat_result]], root: Path)
     if strangers:
         first = min(strangers)
         raise FileNameError(
-            f"image files without a BreakHis name under {root} ({len(strangers)}): {listed(sorted(strangers))}; "
-            f"the first: {strangers[first]}; rename them, or move them out of data.root"
+            f"image files without a BreakHis name under {_visible(root)} ({len(strangers)}): "
+            f"{listed(sorted(strangers))}; the first: {strangers[first]}; rename them, or move them out of data.root"
         )
     return records
 
@@ -223,7 +236,7 @@ def _check_no_duplicates(records: Sequence[ImageRecord], root: Path) -> None:
     twice = [" = ".join(sorted(same)) for same in paths.values() if len(same) > 1]
     if twice:
         raise DataFolderError(
-            f"file names that occur more than once under {root} ({len(twice)}): {listed(sorted(twice))}; "
+            f"file names that occur more than once under {_visible(root)} ({len(twice)}): {listed(sorted(twice))}; "
             "remove one copy of each, or set data.root to one of the folders"
         )
 
@@ -240,11 +253,14 @@ def _check_patients(records: Sequence[ImageRecord]) -> None:
 
 def _nothing_found(root: Path, records: Sequence[ImageRecord], magnifications: Sequence[int]) -> str:
     if not records:
-        return f"no BreaKHis images under {root}; {_WAY_OUT}"
+        return f"no BreaKHis images under {_visible(root)}; {_WAY_OUT}"
     there = Counter(record.name.magnification for record in records)
     counts = ", ".join(f"{there[magnification]:,} at {magnification}X" for magnification in sorted(there))
     wanted = _times(sorted(set(magnifications))) if magnifications else "no magnification"
-    return f"no BreaKHis images at {wanted} under {root}, but {counts}; set data.magnification to one that is there"
+    return (
+        f"no BreaKHis images at {wanted} under {_visible(root)}, but {counts}; "
+        "set data.magnification to one that is there"
+    )
 
 
 def _count_by_class(records: Sequence[ImageRecord]) -> Counter[tuple[int, str]]:
@@ -263,7 +279,20 @@ def _published_by_patient(magnifications: Sequence[int]) -> Mapping[tuple[str, i
 
 def _below(root: Path, path: str) -> str:
     """A path relative to a folder, for texts."""
-    return Path(path).relative_to(root).as_posix()
+    return _visible(Path(path).relative_to(root).as_posix())
+
+
+def _visible(text: object) -> str:
+    r"""A path in which line breaks, bytes that are no text and whatever else cannot be seen are escapes.
+
+    Example:
+        >>> _visible("a\nb\udcff.png")
+        'a\\nb\\udcff.png'
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in str(text)
+    )
 
 
 def _times(magnifications: Sequence[int]) -> str:

@@ -1,49 +1,45 @@
 """Decoded and resized images in one array on disk, made once per set of files and image size.
 
 A store is a folder of two files: `pixels.npy`, uint8 (n_images, size, size, 3), RGB, and `store.json`, which says what
-lies in it, with a checksum and the sums of the pixels of each image. Its folder is named after the names, lengths and
-modification times of the image files and the image size, so that opening a store reads no image file. It is built in a
-folder aside and renamed, so that what bears the name is whole.
+lies in it, with a checksum and the sums of the pixels of each image, and one checksum of all that. The folder is named
+after the names, lengths and modification times of the image files and the image size, so that opening a store reads no
+image file. It is built in a folder aside and renamed, so that what bears the name is whole.
 """
 
-import contextlib
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch.nn import functional
 from tqdm import tqdm
 
 from breakhis_pl.data.index import ImageRecord
+from breakhis_pl.data.png import UInt8Array, read_png
 from breakhis_pl.errors import ImageError, StorageError, listed
-from breakhis_pl.files import folder_aside
+from breakhis_pl.files import clear_leftovers, folder_aside, open_file, put_in_place
 
-UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
-VERSION = 2
+VERSION = 3
 """Of the store's layout and of the way images are decoded and resized; another one makes another store."""
 
 SPARE_BYTES = 50_000_000
 """Room that is left on the disk when a store has been built."""
 
-PATIENCE = 10
-"""How often a store is put in its place while other processes do the same."""
-
-LARGEST_IMAGE = 50_000_000
-"""Pixels of an image that is still decoded; 150 times those of an original."""
+_FACT_BYTES = 1_000
+"""That `store.json` has for each image, at most: two hundred are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +78,25 @@ def open_store(
 
     Raises:
         ImageError: If files are no readable images; all of them in one message.
-        StorageError: If there is not enough room on the disk.
-        OSError: If the cache folder cannot be written to.
+        StorageError: If the cache folder cannot be written to, or there is not enough room on its disk.
     """
     folder = cache_dir / f"{image_size}px-{_key(records, image_size)}"
+    clear_leftovers(cache_dir, of="*px-*")
     store = _opened(folder, records, image_size)
     if store is not None:
         return store
-    with folder_aside(folder) as aside:
-        _check_disk(aside, n_bytes=len(records) * image_size**2 * 3)
-        pixels, checksums, sums = _build(aside, records, image_size=image_size, show_progress=show_progress)
-        _put_in_place(aside, folder, records)
+    try:
+        with folder_aside(folder) as aside:
+            _check_disk(aside, n_bytes=len(records) * image_size**2 * 3)
+            pixels, checksums, sums = _build(aside, records, image_size=image_size, show_progress=show_progress)
+            put_in_place(aside, folder, is_whole=lambda: _opened(folder, records, image_size) is not None)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"{cache_dir} cannot take the store of decoded images ({error}); make room or give access, "
+            "or set data.cache_dir to a folder elsewhere"
+        ) from error
     return Store(folder=folder, pixels=pixels, checksums=checksums, sums=sums, built=True)
 
 
@@ -132,22 +136,9 @@ def decode(path: Path, image_size: int) -> UInt8Array:
         uint8, (image_size, image_size, 3), RGB.
 
     Raises:
-        ImageError: If the file is not a whole 8-bit RGB PNG of sensible size.
+        ImageError: As `read_png`: if the file is not a whole 8-bit RGB PNG of sensible size.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.width * image.height > LARGEST_IMAGE:
-                raise ImageError(f"{path.name}: {image.width}x{image.height} pixels are more than can be right")
-            if image.mode != "RGB":
-                raise ImageError(f"{path.name}: mode {image.mode}, expected 8-bit RGB")
-            pixels = np.array(image)  # (height, width, 3)
-    except UnidentifiedImageError:
-        length = path.stat().st_size
-        raise ImageError(f"{path.name}: {'no PNG' if length else 'empty file'} ({length} bytes)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{path.name}: {error}") from error
+    pixels = read_png(path)  # (height, width, 3)
     if pixels.shape[:2] == (image_size, image_size):
         return pixels
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, height, width)
@@ -219,28 +210,38 @@ def _check_disk(folder: Path, *, n_bytes: int) -> None:
 def _opened(folder: Path, records: Sequence[ImageRecord], image_size: int) -> Store | None:
     """The store in a folder if it is whole; None if there is none, or if it is damaged."""
     try:
-        facts = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        checksums = tuple(facts["checksums"])
-        sums = np.array(facts["sums"], dtype=np.int64)
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return _read(folder, records, image_size)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def _read(folder: Path, records: Sequence[ImageRecord], image_size: int) -> Store | None:
+    """The store in a folder; None if it is another one or does not fit its checksums.
+
+    Raises:
+        Exception: Whatever the parsers raise where the files hold something else.
+    """
     names = [record.name.file_name for record in records]
-    shape = (len(names), image_size, image_size, 3)
-    if (facts.get("version"), facts.get("names")) != (VERSION, names) or pixels.shape != shape:
+    with open_file(folder / "store.json") as file:
+        facts = json.loads(file.read(_FACT_BYTES * (len(names) + 10)))
+    if facts.pop("checksum") != _facts_checksum(facts):
         return None
-    if pixels.dtype != np.uint8 or len(checksums) != len(names) or sums.shape != (len(names), 2, 3):
+    if (facts["version"], facts["image_size"], facts["names"]) != (VERSION, image_size, names):
         return None
-    in_memory = np.empty(pixels.shape, dtype=np.uint8)
-
-    def copy_row(row: int) -> str:
-        in_memory[row] = pixels[row]
-        return _checksum(in_memory[row])
-
-    with ThreadPoolExecutor(_n_workers()) as pool:
-        if tuple(pool.map(copy_row, range(len(names)))) != checksums:
+    checksums, sums = tuple(facts["checksums"]), np.array(facts["sums"], dtype=np.int64)
+    pixels = np.empty((len(names), image_size, image_size, 3), dtype=np.uint8)
+    header = _npy_header(pixels)
+    with open_file(folder / "pixels.npy") as file, ThreadPoolExecutor(_n_workers()) as pool:
+        if os.fstat(file.fileno()).st_size != len(header) + pixels.nbytes or file.read(len(header)) != header:
             return None
-    return Store(folder=folder, pixels=in_memory, checksums=checksums, sums=sums, built=False)
+        found = []
+        for image in pixels:
+            if file.readinto(image.reshape(-1).data) != image.nbytes:
+                return None
+            found.append(pool.submit(_checksum, image))
+        if tuple(each.result() for each in found) != checksums or sums.shape != (len(names), 2, 3):
+            return None
+    return Store(folder=folder, pixels=pixels, checksums=checksums, sums=sums, built=False)
 
 
 def _build(
@@ -257,7 +258,7 @@ def _build(
         return _checksum(pixels[row])
 
     with (folder / "pixels.npy").open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
+        file.write(_npy_header(pixels))
         for checksum in _in_threads(fill, records, show_progress=show_progress, doing="decoding images"):
             file.write(pixels[len(checksums)].data)  # while the threads go on decoding
             checksums.append(checksum)
@@ -269,25 +270,21 @@ def _build(
         "checksums": checksums,
         "sums": sums.tolist(),
     }
+    facts["checksum"] = _facts_checksum(facts)
     (folder / "store.json").write_text(json.dumps(facts), encoding="utf-8")
     return pixels, tuple(checksums), sums
 
 
-def _put_in_place(aside: Path, folder: Path, records: Sequence[ImageRecord]) -> None:
-    """Renames a finished store; a damaged one in its place is moved away, a whole one of another process stays."""
-    image_size = int(folder.name.partition("px-")[0])
-    for _ in range(PATIENCE):
-        try:
-            aside.replace(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-            if _opened(folder, records, image_size) is not None:
-                return
-            with folder_aside(folder) as away, contextlib.suppress(FileNotFoundError):
-                folder.replace(away / "damaged")
-        else:
-            return
+def _npy_header(pixels: UInt8Array) -> bytes:
+    """The first bytes of `pixels.npy`; what begins otherwise is not parsed at all."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(pixels))
+    return header.getvalue()
+
+
+def _facts_checksum(facts: Mapping[str, Any]) -> str:
+    """Of `store.json`, which holds the sums that no checksum of pixels covers."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _in_threads(
@@ -313,7 +310,12 @@ def _in_threads(
     finally:
         pool.shutdown(cancel_futures=True)
     if faults:
-        raise ImageError(f"{len(faults)} of {len(records)} files are no usable images: {_lines(faults)}")
+        folder = os.path.commonpath([record.path.parent for record in records])
+        raise ImageError(
+            f"{len(faults)} of {len(records)} files are no usable images: {_lines(faults)}\n"
+            f"expected whole PNG files of 8-bit RGB; mend or replace them in {folder} "
+            "(where images are drawn: delete that folder)"
+        )
 
 
 def _lines(faults: Sequence[str], limit: int = 10) -> str:

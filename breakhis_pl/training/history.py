@@ -99,7 +99,8 @@ class History(Callback):
         bad = [subset for subset in ("train", *pl_module.evaluated) if not math.isfinite(row[f"{subset}_loss"])]
         if bad:
             raise TrainingError(
-                f"the loss of {', '.join(bad)} is not finite in epoch {row['epoch']} at learning rate {self._learning_rate:g}; "
+                f"the loss of {', '.join(bad)} is not finite in epoch {row['epoch']} "
+                f"at learning rate {self._learning_rate:g}; "
                 "the checkpoint of the epoch before is kept; lower optimizer.lr"
             )
         self.rows.append(row)

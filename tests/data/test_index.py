@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,14 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
-from breakhis_pl.data.breakhis import MAGNIFICATIONS
+from breakhis_pl.data.breakhis import MAGNIFICATIONS, parse_file_name
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
 from breakhis_pl.errors import DataFolderError, FileNameError, IncompleteDataError, SplitError
 
 NAME = "SOB_B_F-14-14134-200-001.png"
 Published = Callable[[Sequence[int]], list[ImageRecord]]
 ToRecords = Callable[..., list[ImageRecord]]
+
+FILE_NAMES = st.one_of(
+    st.from_regex(
+        r"SOB_[BM]_(A|F|PT|TA|DC|LC|MC|PC|XX)-[0-9]{2}-[0-9]{1,6}[A-Z]{0,3}-(40|60|100|200)-[0-9]{3}\.png",
+        fullmatch=True,
+    ),
+    st.binary(min_size=1, max_size=40).map(lambda name: os.fsdecode(name.translate(None, b"\0/") + b".png")),
+    st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=40).map(
+        lambda name: f"{name}.png"
+    ),
+)
+"""File names of images: after the grammar and beside it, of any characters and of bytes that are no text."""
 
 needs_data = pytest.mark.skipif("BREAKHIS_TEST_DATA" not in os.environ, reason="BREAKHIS_TEST_DATA is not set")
 
@@ -139,6 +154,48 @@ def test_a_folder_without_access_is_named_and_not_skipped(tmp_path: Path, monkey
 
     with pytest.raises(DataFolderError, match=r"closed \(Permission denied\); give access"):
         index_images(tmp_path, [200])
+
+
+def test_a_folder_under_the_name_of_an_image_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / NAME / "SOB_B_F-14-14134-200-002.png")
+
+    with pytest.raises(DataFolderError, match=r"\(1\): SOB_B_F-14-14134-200-001\.png \(a folder\); give access"):
+        index_images(tmp_path, [200])
+
+
+@given(name=FILE_NAMES)
+@example(name=NAME)
+def test_any_name_is_ignored_refused_on_one_line_or_indexed(name: str, tmp_path_factory: Any) -> None:
+    root = tmp_path_factory.mktemp("any", numbered=True)
+    try:
+        touch(root / name)
+    except OSError:  # longer than the system allows
+        assume(False)
+
+    try:
+        (record,) = index_images(root, MAGNIFICATIONS)
+    except (FileNameError, SplitError, DataFolderError) as error:
+        text = str(error)
+    else:
+        text = record.name.file_name
+        assert text == name
+    finally:
+        shutil.rmtree(root)
+
+    assert text.isprintable()
+    assert text.encode()
+
+
+@given(name=FILE_NAMES | st.text())
+def test_any_text_is_a_breakhis_name_in_all_its_parts_or_refused_on_one_line(name: str) -> None:
+    try:
+        parsed = parse_file_name(name)
+    except FileNameError as error:
+        text = str(error)
+        assert text.isprintable()
+    else:
+        assert f"{parsed.patient}-{parsed.magnification}-{name[-7:-4]}.png" == name
+        assert parsed.patient.startswith(f"SOB_{parsed.class_name[0].upper()}_{parsed.subtype}-{parsed.case}")
 
 
 def test_image_files_with_other_names_are_refused_together(tmp_path: Path) -> None:

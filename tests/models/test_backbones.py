@@ -74,7 +74,7 @@ def test_none_leaves_the_network_as_it_is() -> None:
         (models.resnet34, "belongs to another network than resnet18; unexpected: layer1.2.conv1.weight"),
         (models.resnext50_32x4d, "belongs to another network than resnet18; .*shape: "),
         ({}, "is no state dict: expected a dict of tensors by name"),
-        ([1, 2], "is no state dict: expected a dict of tensors by name"),
+        ([1, 2], "is no state dict: it holds no dict; expected a file that torch.save wrote, of tensors by name"),
         ({1: torch.zeros(1)}, "is no state dict: expected a dict of tensors by name"),
         ({"state_dict": {}}, "is a checkpoint of a training; expected a torchvision state dict"),
         (nn.Linear(2, 2), "is no state dict: "),

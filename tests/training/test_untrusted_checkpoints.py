@@ -29,6 +29,7 @@ KINDS = (
     "memory for the asking",
     "compressed",
 )
+WEIGHT = "network.conv1.weight"
 N_SHORT, N_LONG = 200, 2_000
 LONGEST_S = 5
 STRANGE = (
@@ -93,7 +94,7 @@ def test_evaluate_refuses_a_strangers_checkpoint_in_one_line_and_nothing_runs(
     outcome = evaluate(finished_run, tmp_path / "a.ckpt")
     assert outcome.status == 1
     assert outcome.err.startswith(f"{tmp_path / 'a.ckpt'} is no checkpoint: it ")
-    assert expected.replace(".*", "") in outcome.err.replace("builtins.", "")
+    assert expected in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "ran").exists()
 
@@ -142,7 +143,8 @@ def test_weights_that_are_not_finite_are_not_evaluated(finished_run: Path, tmp_p
     assert outcome.err.count("\n") == 1
 
 
-def test_what_training_wrote_is_rebuilt(small: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small")
+def test_what_training_wrote_is_rebuilt(tmp_path: Path) -> None:
     torch.save(whole_content(), tmp_path / "a.ckpt")
     found = load_checkpoint(tmp_path / "a.ckpt")
     assert (found.mean, found.std) == ((0.7, 0.6, 0.7), (0.1, 0.2, 0.1))
@@ -150,12 +152,13 @@ def test_what_training_wrote_is_rebuilt(small: None, tmp_path: Path) -> None:
     assert found.classifier.dropout == 0.4
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("part", "key", "value", "expected"),
     [
         ("breakhis_pl", "class_names", ["malignant", "benign"], r"class_names is not \['benign', 'malignant'\]"),
         ("breakhis_pl", "class_names", nested(list), "class_names is not"),
-        ("breakhis_pl", "backbone", "x" * 1_000_000, r"backbone is 'x{60}…' \(1,000,000 characters\), not one of resnet18"),
+        ("breakhis_pl", "backbone", "x" * 1_000_000, r"backbone is 'x{60}…' \(1,000,000 characters\), not"),
         ("breakhis_pl", "backbone", ["resnet18"], "backbone is a list, not one of"),
         ("breakhis_pl", "backbone", "os.system\n", r"backbone is 'os\.system\\n', not one of"),
         ("breakhis_pl", "dropout", 1.0, "dropout is 1.0"),
@@ -177,10 +180,10 @@ def test_what_training_wrote_is_rebuilt(small: None, tmp_path: Path) -> None:
         (None, "state_dict", [1], "is no checkpoint of breakhis_pl"),
         (None, "breakhis_pl", None, "is no checkpoint of breakhis_pl"),
         (None, "BreakHisDataModule", "x", "is no checkpoint of breakhis_pl"),
-        ("state_dict", "network.conv1.weight", torch.zeros(4, 3, 5, 5), r"shape: network\.conv1\.weight \(4, 3, 5, 5\) "),
-        ("state_dict", "network.conv1.weight", torch.zeros(1).expand(10**9), r"shape: network\.conv1\.weight \(1000000000,"),
-        ("state_dict", "network.conv1.weight", torch.zeros(4, 3, 3, 3).long(), "type: network.conv1.weight int64 instead"),
-        ("state_dict", "network.conv1.weight", nested(list), r"type: network\.conv1\.weight list instead of float32"),
+        ("state_dict", WEIGHT, torch.zeros(4, 3, 5, 5), r"shape: network\.conv1\.weight \(4, 3, 5, 5\) "),
+        ("state_dict", WEIGHT, torch.zeros(1).expand(10**9), r"shape: network\.conv1\.weight \(1000000000,"),
+        ("state_dict", WEIGHT, torch.zeros(4, 3, 3, 3).long(), "type: network.conv1.weight int64 instead"),
+        ("state_dict", WEIGHT, nested(list), r"type: network\.conv1\.weight list instead of float32"),
         ("state_dict", "network.bn1.running_var", torch.full((4,), torch.inf), "not finite: network.bn1.running_var"),
         ("state_dict", "x" * 1_000_000, torch.zeros(1), r"unexpected: 'x{60}…' \(1,000,000 characters\)"),
         ("state_dict", "a\n\x1b[31m", torch.zeros(1), r"unexpected: 'a\\n\\x1b\[31m'"),
@@ -188,7 +191,7 @@ def test_what_training_wrote_is_rebuilt(small: None, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_values_that_training_never_writes_are_named(
-    small: None, tmp_path: Path, part: str | None, key: Any, value: object, expected: str
+    tmp_path: Path, part: str | None, key: Any, value: object, expected: str
 ) -> None:
     content = whole_content()
     (content if part is None else content[part])[key] = value
@@ -201,8 +204,9 @@ def test_values_that_training_never_writes_are_named(
     assert len(text) < 500 + len(str(tmp_path))
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("part", ["breakhis_pl", "BreakHisDataModule", "state_dict", None])
-def test_values_that_are_missing_are_named(small: None, tmp_path: Path, part: str | None) -> None:
+def test_values_that_are_missing_are_named(tmp_path: Path, part: str | None) -> None:
     whole = whole_content()
     for key in whole if part is None else whole[part]:
         content = copy.deepcopy(whole)
@@ -215,6 +219,7 @@ def test_values_that_are_missing_are_named(small: None, tmp_path: Path, part: st
             load_checkpoint(tmp_path / "a.ckpt")
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -231,7 +236,7 @@ def test_values_that_are_missing_are_named(small: None, tmp_path: Path, part: st
     ids=["shape", "type", "not finite"],
 )
 def test_weights_that_do_not_fit_are_named_before_anything_is_computed(
-    small: None, tmp_path: Path, value: Tensor, expected: str
+    tmp_path: Path, value: Tensor, expected: str
 ) -> None:
     state = Small().state_dict() | {"conv1.weight": value}
     torch.save(dict(state), tmp_path / "a.pth")
@@ -283,14 +288,16 @@ def load_mutated(folder: Path, numbers: range) -> tuple[int, int]:
     return len(messages), n_loaded
 
 
-def test_a_mutated_checkpoint_is_refused_or_loaded(small: None, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small")
+def test_a_mutated_checkpoint_is_refused_or_loaded(tmp_path: Path) -> None:
     n_refused, n_loaded = load_mutated(tmp_path, range(N_SHORT))
     assert n_refused > N_SHORT
     assert n_loaded > 0
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.slow
-def test_two_thousand_mutated_checkpoints_are_refused_or_loaded(small: None, tmp_path: Path) -> None:
+def test_two_thousand_mutated_checkpoints_are_refused_or_loaded(tmp_path: Path) -> None:
     n_refused, n_loaded = load_mutated(tmp_path, range(N_SHORT, N_SHORT + N_LONG))
     assert n_refused > N_LONG
     assert n_loaded > 0
