@@ -16,6 +16,7 @@ from breakhis_pl.run_json import RUN_JSON, read_run
 CHANGEABLE = (
     "trainer.max_epochs",
     "trainer.progress_bar",
+    "trainer.checkpoint_share",
     "data.root",
     "data.cache_dir",
 )

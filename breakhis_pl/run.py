@@ -173,7 +173,7 @@ def _fit_or_take(
     config: TrainConfig, folder: Path, ready: _Ready, history: History, callbacks: Sequence[L.Callback]
 ) -> None:
     """Trains; where all epochs are done, evaluates the last one."""
-    writer = BackgroundCheckpointIO()
+    writer = BackgroundCheckpointIO(share=config.trainer.checkpoint_share)
     bars = [RunProgressBar()] if config.trainer.progress_bar else []
     own = [*bars, *graphs(config, ready.speed), FiniteTraining(), history, LastCheckpoint(folder, writer)]
     trainer = make_trainer(

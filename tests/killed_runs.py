@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 N_TRIALS = 20
 N_EPOCHS = 6
 SETTINGS = ("data=synthetic", "data.images_per_patient=1", "data.width=64", "data.image_size=32", "model.weights=none")
-MORE_SETTINGS = (f"trainer.max_epochs={N_EPOCHS}", "trainer=cpu", "gallery=1", "trainer.progress_bar=false")
+MORE_SETTINGS = (f"trainer.max_epochs={N_EPOCHS}", "trainer=cpu", "gallery=1", "trainer.checkpoint_share=1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,11 +26,16 @@ _NICENESS = 10
 class BackgroundCheckpointIO(CheckpointIO):
     """Copies the state aside and lets a thread write it; the file is always whole.
 
-    While one file is written the next state is kept; a newer one takes its place. So training never waits, and what a
-    killed process can lose besides its epoch is what was computed while one file is written.
+    A state that comes while a file is written, or so soon after one that writing would take more than its share of the
+    time, waits in memory; a newer one takes its place. `flush` writes what waits.
+
+    Args:
+        share: Of the time that writing may take, in (0, 1]; 1 writes whenever no file is being written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, share: float = 1.0) -> None:
+        self.share = share
+        self._not_before = 0.0
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
@@ -55,16 +61,14 @@ class BackgroundCheckpointIO(CheckpointIO):
             StorageError: If the checkpoint before this one could not be written.
         """
         if self._writing is not None and self._writing.done():
-            self.flush()
+            writing, self._writing = self._writing, None
+            writing.result()
         with self._lock:
             copied = _copied(checkpoint, self._copies[1 - self._in_use], "")
             copies_done = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
             self._waiting = _State(copied, Path(path), copies_done)
-            if not self._is_writing:
-                self._is_writing = True
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_yield_to_training)
-                self._writing = self._pool.submit(self._write_what_waits)
+            if time.monotonic() >= self._not_before:
+                self._start_writing()
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -83,6 +87,9 @@ class BackgroundCheckpointIO(CheckpointIO):
         Raises:
             StorageError: If it could not be written.
         """
+        with self._lock:
+            if self._waiting is not None:
+                self._start_writing()
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -97,10 +104,22 @@ class BackgroundCheckpointIO(CheckpointIO):
                 self._pool.shutdown()
                 self._pool = None
 
+    def _start_writing(self) -> None:
+        """Has the thread write, unless it does; under the lock."""
+        if self._is_writing:
+            return
+        self._is_writing = True
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_yield_to_training)
+        self._writing = self._pool.submit(self._write_what_waits)
+
     def _write_what_waits(self) -> None:
         try:
             while (state := self._taken()) is not None:
+                started = time.monotonic()
                 state.write()
+                ended = time.monotonic()
+                self._not_before = ended + (ended - started) * (1 / self.share - 1)
         except BaseException:
             self._is_writing = False
             raise

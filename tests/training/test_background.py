@@ -58,6 +58,28 @@ def test_while_a_file_is_written_the_newest_state_waits(
     writer.teardown()
 
 
+def test_writing_takes_no_more_than_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, save, written = [100.0], torch.save, []
+
+    def slow(content: dict[str, int], path: Path) -> None:
+        now[0] += 1.0
+        written.append(content["epoch"])
+        save(content, path)
+
+    monkeypatch.setattr(background.torch, "save", slow)
+    monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
+    writer = BackgroundCheckpointIO(share=0.1)
+    for epoch in range(30):
+        writer.save_checkpoint({"epoch": epoch}, tmp_path / "a.ckpt")
+        while writer.is_busy:
+            pass
+        now[0] += 1.0
+    assert written == [0, 9, 18, 27]  # a second of ten
+    writer.flush()
+    assert written[4:] == [29]
+    writer.teardown()
+
+
 def test_states_of_other_shapes_follow_each_other(writer: BackgroundCheckpointIO, tmp_path: Path) -> None:
     for value in (torch.arange(3), torch.arange(4), torch.arange(4).double(), torch.ones((2, 3)).t()):
         writer.save_checkpoint({"value": value}, tmp_path / "a.ckpt")
