@@ -9,6 +9,7 @@ seconds that everything runs; `--plan gpu --device cpu --tiny` does so for what 
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -176,4 +177,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
     sys.exit(main())

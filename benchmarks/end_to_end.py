@@ -49,6 +49,11 @@ def share_name(network: str, batch_size: int) -> str:
     return f"{network}, batch {batch_size}: share of limit"
 
 
+def train_part_name(network: str, batch_size: int) -> str:
+    """Name of the share of the step limit that the train part of epochs reaches."""
+    return f"{network}, batch {batch_size}: train part"
+
+
 def plain_name(network: str, batch_size: int) -> str:
     """Name of the multiple of plain Lightning."""
     return f"{network}, batch {batch_size}: ours against plain"
@@ -93,6 +98,9 @@ def _run(bench: Bench, network: str, batch_size: int, fastest: Sequence[Mode]) -
         f"trainer.max_epochs={plan.block * (plan.rounds + 1)}",
     )
 
+    # the limit is one of whole batches; what an odd last one costs is no matter of the loop around it
+    config.trainer.limit_train_batches = max(1, _n_train(config) // batch_size)
+
     def make_limits(trainer: L.Trainer, module: L.LightningModule) -> Limits:
         data, optimizer = trainer.datamodule, trainer.optimizers[0].defaults  # type: ignore[attr-defined]
         train_case, test_case = _cases(bench, network, batch_size, data)
@@ -110,6 +118,12 @@ def _run(bench: Bench, network: str, batch_size: int, fastest: Sequence[Mode]) -
     with quiet():
         train(config, folder, callbacks=[watch])
     return watch
+
+
+def _n_train(config: TrainConfig) -> int:
+    data = BreakHisDataModule(config.data, config.augmentation, seed=config.seed, show_progress=False)
+    data.index()
+    return len(data.split.indices(Subset.TRAIN))
 
 
 def _cases(bench: Bench, network: str, batch_size: int, data: BreakHisDataModule) -> tuple[Case, Case]:

@@ -43,7 +43,7 @@ def goals() -> Iterator[Goal]:
     """All goals, for a CPU of two cores and for a data-center GPU."""
     yield Goal("cpu", "data_path", f"ours against {data_path.FOLDER}", at_least=8)
     yield Goal("cpu", "data_path", f"ours against {data_path.COPIES}", at_least=2)
-    yield Goal("cpu", "end_to_end", end_to_end.share_name("resnet18", 32), at_least=0.97)
+    yield Goal("cpu", "end_to_end", end_to_end.train_part_name("resnet18", 32), at_least=0.97)
     yield Goal("cpu", "store", store.SHARE, at_least=0.9)
     yield Goal("cpu", "start", start.HELP, at_most=1.0)
     for phase in ("store", "opening", "data path"):
@@ -52,7 +52,7 @@ def goals() -> Iterator[Goal]:
     networks = ("resnet18", "wide_resnet50", "resnext50")
     for network in networks:
         for batch_size in (32, 256):
-            yield Goal("gpu", "end_to_end", end_to_end.share_name(network, batch_size), at_least=0.95)
+            yield Goal("gpu", "end_to_end", end_to_end.train_part_name(network, batch_size), at_least=0.95)
     for network, times in zip(networks, (15, 5, 8), strict=True):
         yield Goal("gpu", "end_to_end", end_to_end.plain_name(network, 32), at_least=times)
     for network, share in zip(networks, (0.15, 0.15, 0.1), strict=True):

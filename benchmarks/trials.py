@@ -9,6 +9,7 @@ and the first of their groups.
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,4 +103,5 @@ def _try(variants: Sequence[Variant], n_rounds: int, seconds: float, folder: Pat
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
     sys.exit(main())

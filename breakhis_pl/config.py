@@ -186,7 +186,7 @@ class TrainerConfig:
     cuda_graphs: bool = key(False, "replay train steps as a CUDA graph; for small batches on a large GPU")
     compile: bool = key(False, "torch.compile the network; takes half a minute or more before the first step")
     checkpoint_share: float = key(
-        0.02, "of the time that writing checkpoints may take; 1 writes after every epoch", above=0, at_most=1
+        0.01, "of the time that writing checkpoints may take; 1 writes after every epoch", above=0, at_most=1
     )
     limit_train_batches: int | None = key(None, "train batches per epoch; null takes all", at_least=1)
     progress_bar: bool = key(True, "a bar on a terminal; a line per epoch is always printed")
