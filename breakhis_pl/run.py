@@ -32,6 +32,7 @@ from breakhis_pl.evaluation.results import Result
 from breakhis_pl.guards import check_fits, check_same_pixels, check_same_split, errors_explained, only_writer
 from breakhis_pl.models.backbones import load_pretrained
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.tensor_files import read_tensor_file
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.run_json import RUN_JSON, read_run
 from breakhis_pl.training.background import BackgroundCheckpointIO
@@ -195,7 +196,7 @@ def _take_last_epoch(
     checkpoint: Path, trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule, history: History
 ) -> None:
     """Evaluates a training that was cut after its last epoch."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = read_tensor_file(checkpoint)
     classifier.load_state_dict(content["state_dict"])
     history.load_state_dict(content["callbacks"][history.state_key])
     history.write_table()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from breakhis_pl.errors import StorageError
 from breakhis_pl.files import written_aside
+from breakhis_pl.models.tensor_files import read_tensor_file
 
 _Copies: TypeAlias = dict[str, Tensor]
 
@@ -74,8 +75,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The content of a checkpoint, on the CPU; nothing in the file is run."""
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return content
+        return read_tensor_file(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Deletes a checkpoint."""

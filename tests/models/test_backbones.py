@@ -191,3 +191,15 @@ def test_a_damaged_download_is_refused(hub: Path, tmp_path: Path, monkeypatch: p
         with pytest.raises(WeightsError, match="invalid hash value"):
             load_pretrained(build_network("resnet18", dropout=0.4), name="resnet18", weights="imagenet")
     assert list(hub.glob("checkpoints/*")) == []
+
+
+def test_a_file_in_torchs_cache_whose_checksum_differs_is_refused(
+    state: dict[str, torch.Tensor], hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_imagenet_at("http://127.0.0.1:9/weights-0badc0de.pth", monkeypatch)
+    (hub / "checkpoints").mkdir(parents=True)
+    torch.save(state, hub / "checkpoints" / "weights-0badc0de.pth")
+    with pytest.raises(
+        WeightsError, match=r"weights-0badc0de\.pth is damaged, its SHA-256 starts with [0-9a-f]{8}; del"
+    ):
+        load_pretrained(build_network("resnet18", dropout=0.4), name="resnet18", weights="imagenet")
