@@ -68,10 +68,18 @@ def source_state() -> dict[str, Any]:
     commit = _git(folder, "rev-parse", "HEAD")
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {
-        "package_version": metadata.version("breakhis-pl"),
+        "package_version": _package_version(),
         "commit": commit,
         "uncommitted_changes": None if changes is None else changes != "",
     }
+
+
+def _package_version() -> str | None:
+    """None where the checkout is used without being installed."""
+    try:
+        return metadata.version("breakhis-pl")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def versions() -> dict[str, str]:

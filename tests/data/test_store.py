@@ -68,6 +68,19 @@ def test_a_store_is_built_once_and_opening_it_reads_no_image(opened, monkeypatch
 
 
 @pytest.mark.parametrize("change", ["modification time", "content", "one image less", "image size"])
+def test_stores_are_equal_from_one_thread_and_from_several(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = []
+    for n_threads in (1, 2, 5):
+        monkeypatch.setattr(store_module, "_n_workers", lambda n=n_threads: n)
+        stores.append(open_store(index_images(tree, [200]), image_size=32, cache_dir=tmp_path / str(n_threads)))
+    for other in stores[1:]:
+        assert np.array_equal(other.pixels, stores[0].pixels)
+        assert np.array_equal(other.sums, stores[0].sums)
+        assert other.checksum() == stores[0].checksum()
+
+
 def test_any_change_makes_another_store(opened, tree: Path, tmp_path: Path, change: str) -> None:
     first, records = opened()
     match change:
