@@ -85,7 +85,7 @@ def test_a_file_system_without_locks_is_named_and_used(tmp_path: Path, monkeypat
 
     assert said == [
         f"{tmp_path / LOCK_NAME} cannot be locked (No locks available); "
-        "see to it that no other process fetches into this folder"
+        f"see to it that no other process works in {tmp_path}"
     ]
 
 
