@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from breakhis_pl.training.history import History
 from tests.conftest import REPOSITORY
 from tests.programs import TINY, run_program
 
@@ -96,3 +97,26 @@ def test_a_run_folder_that_must_not_be_written_is_known_before_the_work(finished
     assert done.returncode == 1, done.stderr
     assert "cannot write in run (Read-only file system)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_folder_that_vanishes_is_named(
+    drawn_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = History.write_table
+
+    def vanish(history: History) -> None:
+        if len(history.rows) == 2:
+            history.folder.rename(tmp_path / "elsewhere")
+        write(history)
+
+    monkeypatch.setattr(History, "write_table", vanish)
+    arguments = (*TINY, f"data.cache_dir={drawn_cache}", "trainer=cpu", "trainer.max_epochs=3", "gallery=0")
+    outcome = run_program("train", *arguments, "hydra.run.dir=run", cwd=tmp_path)
+    assert outcome.status == 1
+    assert str(tmp_path / "run") in outcome.err
+    assert "is kept" in outcome.err
+    assert "Traceback" not in outcome.err
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    (tmp_path / "elsewhere").rename(tmp_path / "run")
+    assert run_program("train", "resume=run", cwd=tmp_path).status == 0

@@ -151,7 +151,8 @@ class _State:
                 torch.save(self.content, aside)
         except (OSError, RuntimeError) as error:  # torch's writer says nothing of a full disk but that it failed
             raise StorageError(
-                f"{self.path} cannot be written ({error}); the checkpoint before it is kept: make room on the disk"
+                f"{self.path} cannot be written ({error}); the checkpoint before it is kept: "
+                "make room on the disk, or bring its folder back"
             ) from error
 
 
