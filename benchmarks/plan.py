@@ -119,28 +119,22 @@ def cpu_plan() -> Plan:
 
 def cuda_plan() -> Plan:
     """Under eight minutes on a data-center GPU with sixteen cores."""
-    return Plan(
+    return replace(
+        cpu_plan(),
         name="gpu",
-        is_tiny=False,
-        drawn_size=IMAGE_SIZE,
-        drawn_per_patient=None,
-        rounds=5,
         networks=NETWORKS,
         batch_sizes=(32, 256),
         image_size=224,
         n_images=2013,
         split="official",
-        block=2,
         n_plain=3,
         limit_s=0.15,
         compile_budget_s=40.0,
         matrix_side=8192,
-        loader_size=224,
         n_loader_images=2013,
         own_passes=10,
         n_store_images=2013,
         n_decoded=256,
-        growth=(503, 1006, 2012),
         growth_phases=("store", "opening", "data path", "training"),
         sweep=("model=resnet18,wide_resnet50,resnext50",),
     )

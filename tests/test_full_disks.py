@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,23 +12,10 @@ import torch
 from breakhis_pl.training.history import History
 from tests.conftest import REPOSITORY
 from tests.programs import TINY, run_program
+from tests.small_disk import on_small_disk
 
 if sys.platform == "win32":
     pytest.skip("disks and rights of POSIX", allow_module_level=True)
-
-
-def on_small_disk(folder: Path, script: str, *, size: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script with a small disk mounted on a folder, in a namespace of its own that ends with it."""
-    mount = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(folder))}"
-    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*space, mount], capture_output=True, check=False).returncode != 0
-    ):
-        pytest.skip("this system lets nobody mount a disk in a namespace")
-    return subprocess.run(
-        [*space, f"{mount}\n{script}"], capture_output=True, text=True, timeout=240, check=False, cwd=folder.parent
-    )
 
 
 def test_a_disk_that_fills_up_stops_the_run_and_keeps_its_checkpoint(drawn_cache: Path, tmp_path: Path) -> None:
@@ -49,7 +35,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_its_checkpoint(drawn_cache
             f"cp {disk / 'run' / 'test' / 'predictions.csv'} .",
         )
     )
-    done = on_small_disk(disk, script, size="200m")
+    done = on_small_disk(disk, script, size="200m", cwd=tmp_path)
     assert "Traceback" not in done.stderr
     assert "No space left on device" in done.stderr or "cannot be written" in done.stderr
     lines = done.stdout.splitlines()
@@ -93,7 +79,9 @@ def test_a_run_folder_that_must_not_be_written_is_known_before_the_work(finished
     disk = tmp_path / "disk"
     disk.mkdir()
     evaluate = shlex.join([sys.executable, str(REPOSITORY / "evaluate.py"), "run=run", "hydra.run.dir=disk/elsewhere"])
-    done = on_small_disk(disk, f"mount --bind run run\nmount -o remount,bind,ro run\n{evaluate}", size="8m")
+    done = on_small_disk(
+        disk, f"mount --bind run run\nmount -o remount,bind,ro run\n{evaluate}", size="8m", cwd=tmp_path
+    )
     assert done.returncode == 1, done.stderr
     assert "cannot write in run (Read-only file system)" in done.stderr
     assert "Traceback" not in done.stderr

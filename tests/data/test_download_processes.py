@@ -26,6 +26,7 @@ from tests.data.misbehaving_server import (
     without_length,
 )
 from tests.data.tiny_archives import files_below, published_tree, tree_archive
+from tests.small_disk import on_small_disk
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")
 
@@ -229,20 +230,6 @@ def test_a_file_size_limit_in_the_midst_keeps_the_part(server: MisbehavingServer
     assert server.ranges == [None, f"bytes={n_kept}-"]
 
 
-def on_small_disk(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script with a disk of 8 MB mounted on a folder, in a namespace of its own that ends with it."""
-    mount = f"mount -t tmpfs -o size=8m tmpfs {shlex.quote(str(folder))}"
-    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*space, mount], capture_output=True, check=False).returncode != 0
-    ):
-        pytest.skip("this system lets nobody mount a disk in a namespace")
-    return subprocess.run(
-        [*space, f"{mount}\n{script}"], capture_output=True, text=True, timeout=120, check=False, cwd=Path.cwd()
-    )
-
-
 def test_a_full_disk_stops_fetching_and_unpacking_and_the_same_command_goes_on(
     server: MisbehavingServer, tmp_path: Path
 ) -> None:
@@ -254,7 +241,7 @@ def test_a_full_disk_stops_fetching_and_unpacking_and_the_same_command_goes_on(
     look = f"ls -A {shlex.quote(str(disk))}"
     script = "\n".join((run, look, grow.format("20m"), run, look, grow.format("100m"), run, look))
 
-    done = on_small_disk(disk, script)
+    done = on_small_disk(disk, script, size="8m", cwd=Path.cwd())
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("No space left on device") == 1
@@ -275,7 +262,7 @@ def test_a_disk_that_fills_up_while_unpacking_is_left_clean(tmp_path: Path, tree
     run = shlex.join(command(disk, "http://127.0.0.1:9/"))
     script = f"cp {shlex.quote(str(archive))} {there}\n{run}\nstatus=$?\nls -A {shlex.quote(str(disk))}\nexit $status"
 
-    done = on_small_disk(disk, script)
+    done = on_small_disk(disk, script, size="8m", cwd=Path.cwd())
 
     assert done.returncode == 1
     assert f"cannot unpack {disk / NAME} into {disk} ([Errno 28] No space left on device" in done.stderr
