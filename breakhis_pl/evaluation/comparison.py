@@ -4,7 +4,7 @@ All are written from the files of the run folders alone, as often as one likes: 
 later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from breakhis_pl.errors import RunFolderError
@@ -16,6 +16,7 @@ from breakhis_pl.evaluation.difference_tables import difference_figure, differen
 from breakhis_pl.evaluation.figures import figure_png
 from breakhis_pl.evaluation.pages import Picture
 from breakhis_pl.evaluation.paired import PairedComparison, compare_runs, distinct_names
+from breakhis_pl.evaluation.repetitions import Repetitions, over_folds
 from breakhis_pl.evaluation.run_summary import METRIC_KEYS, RunSummary, is_run_folder, summarize_run
 from breakhis_pl.files import write_text, written_aside
 
@@ -38,6 +39,10 @@ COLUMNS = (
     "images_per_second",
 )
 """Columns of comparison.csv."""
+
+MEAN = "mean over folds"
+DEVIATION = "standard deviation over folds"
+"""Status of the rows of comparison.csv that are no run."""
 
 
 def collect_runs(folder: Path) -> list[RunSummary]:
@@ -98,8 +103,27 @@ def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> Path:
 
 
 def comparison_csv(runs: Sequence[RunSummary]) -> str:
-    """One row per run, numbers with all their digits, empty where a run has none."""
-    return csv_text(COLUMNS, ([row.get(column) for column in COLUMNS] for row in map(_row, runs)))
+    """One row per run, numbers with all their digits, empty where a run has none; then two per group of folds.
+
+    In the latter, "status" is `MEAN` or `DEVIATION`, and "run" is the configuration.
+    """
+    rows = [*map(_row, runs), *(row for group in over_folds(runs) for row in _fold_rows(group))]
+    return csv_text(COLUMNS, ([row.get(column) for column in COLUMNS] for row in rows))
+
+
+def _fold_rows(group: Repetitions) -> Iterator[dict[str, object]]:
+    """Mean and standard deviation over folds; none of a single fold."""
+    spreads = {metric: found for metric in METRIC_KEYS if (found := group.over_folds(metric)) is not None}
+    if not spreads:
+        return
+    same = {
+        "run": group.name,
+        "model": group.runs[0].model,
+        "fold": " ".join(map(str, group.folds)),
+        "seed": " ".join(map(str, group.seeds)),
+    }
+    yield same | {"status": MEAN} | {metric: found.mean for metric, found in spreads.items()}
+    yield same | {"status": DEVIATION} | {metric: found.deviation for metric, found in spreads.items()}
 
 
 def _row(run: RunSummary) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """The parts of a comparison that describe runs one by one: data, results, classes, overtraining, failures."""
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,11 @@ from breakhis_pl.errors import listed
 from breakhis_pl.evaluation.conclusions import metric_name
 from breakhis_pl.evaluation.difference_tables import difference_section, report_section
 from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
+from breakhis_pl.evaluation.fold_tables import fold_section
 from breakhis_pl.evaluation.pages import Picture, Table
 from breakhis_pl.evaluation.paired import METRICS, PairedComparison
 from breakhis_pl.evaluation.published import REPORT_RESULTS
+from breakhis_pl.evaluation.repetitions import Repetitions, Spread, repetitions
 from breakhis_pl.evaluation.run_summary import Estimate, RunSummary
 from breakhis_pl.evaluation.sections import ComparisonPage, Section, Warnings, columns, number_cell
 from breakhis_pl.evaluation.texts import named, one_line
@@ -39,8 +40,9 @@ def comparison_page(
         lead=_data_sentences(runs),
         warnings=_warnings(runs),
         sections=[
+            *fold_section(runs),
             *_result_section(with_result),
-            *difference_section(comparisons, picture),
+            *difference_section(comparisons, picture, with_result),
             *report_section(with_result),
             *_class_section(with_result),
             *_overtraining_section(with_result),
@@ -126,18 +128,16 @@ def _result_section(runs: Sequence[RunSummary]) -> list[Section]:
     rows: list[list[str | Estimate | None]] = [
         [run.name, run.model, *(run.metrics.get(name) for name in MAIN_METRICS), *_counts(run)] for run in runs
     ]
+    of_seeds = [group for group in _repeated(runs) if len(group.folds) < 2]  # others have a section of their own
     rows += [
-        [_group_name(group), group[0].model, *(_mean_and_deviation(group, m) for m in MAIN_METRICS), "", "", ""]
-        for group in _repetitions(runs)
+        [_group_name(group), group.runs[0].model, *(_spread_cell(group, m) for m in MAIN_METRICS), "", "", ""]
+        for group in of_seeds
     ]
     notes = []
     if any(estimate.interval for run in runs for estimate in run.metrics.values()):
         notes.append("In parentheses: 95 % interval, cases resampled.")
-    if _repetitions(runs):
-        notes.append(
-            "\N{PLUS-MINUS SIGN}: standard deviation over runs that differ in fold or seed alone. Test sets of the "
-            "authors' folds overlap: it is no standard error."
-        )
+    if of_seeds:
+        notes.append("\N{PLUS-MINUS SIGN}: standard deviation over runs that differ in seed alone.")
     table = Table("Each run with its intervals", heads, rows)
     return [Section("results", "Results on the test images", tables=[table], notes=notes)]
 
@@ -148,9 +148,7 @@ def _class_section(runs: Sequence[RunSummary]) -> list[Section]:
     rows: list[list[str | Estimate | None]] = [
         [run.name, *(run.metrics.get(name) for name in CLASS_METRICS)] for run in runs
     ]
-    rows += [
-        [_group_name(group), *(_mean_and_deviation(group, m) for m in CLASS_METRICS)] for group in _repetitions(runs)
-    ]
+    rows += [[_group_name(group), *(_spread_cell(group, m) for m in CLASS_METRICS)] for group in _repeated(runs)]
     heads = columns(["run"], [metric_name(metric) for metric in CLASS_METRICS])
     return [Section("classes", "By class", tables=[Table("Precision, recall and F1 of each class", heads, rows)])]
 
@@ -234,34 +232,25 @@ def _reason(run: RunSummary) -> str:
     return "still going on, or cut off" if run.status == "running" else "no reason given"
 
 
-def _repetitions(runs: Sequence[RunSummary]) -> list[list[RunSummary]]:
-    """Groups of at least two finished runs whose configurations differ in fold or seed alone."""
-    groups: dict[str, list[RunSummary]] = defaultdict(list)
-    for run in runs:
-        if run.status == "finished" and run.model is not None:
-            groups[_repeated_configuration(run)].append(run)
-    return [group for group in groups.values() if len({(run.fold, run.seed) for run in group}) > 1]
+def _repeated(runs: Sequence[RunSummary]) -> list[Repetitions]:
+    """Configurations of which at least two finished runs differ in fold or seed."""
+    return [group for group in repetitions(runs) if len({(run.fold, run.seed) for run in group.runs}) > 1]
 
 
-def _repeated_configuration(run: RunSummary) -> str:
-    config = {key: value for key, value in run.config.items() if key != "seed"}
-    data = config.get("data")
-    if isinstance(data, dict):
-        config["data"] = {key: value for key, value in data.items() if key not in {"fold", "cache_dir"}}
-    return json.dumps(config, sort_keys=True, default=str)
+def _group_name(group: Repetitions) -> str:
+    head = "mean \N{PLUS-MINUS SIGN} sd"
+    if len(group.folds) > 1:
+        return f"{head} over {len(group.folds)} folds: {group.name}"
+    return f"{head}, n = {len(group.runs)}: {listed(run.name for run in group.runs)}"
 
 
-def _group_name(group: Sequence[RunSummary]) -> str:
-    return f"mean \N{PLUS-MINUS SIGN} sd, n = {len(group)}: {listed(run.name for run in group)}"
-
-
-def _mean_and_deviation(group: Sequence[RunSummary], metric: str) -> str | None:
-    """Mean and sample standard deviation as text, with n where not every run has the metric."""
-    values = [run.metrics[metric].value for run in group if metric in run.metrics]
-    if len(values) < 2:
+def _spread_cell(group: Repetitions, metric: str) -> str | None:
+    """Mean and deviation as text, with n where not every fold, or run, has the metric."""
+    n_all = len(group.folds) if len(group.folds) > 1 else len(group.runs)
+    found: Spread | None = group.over_folds(metric) if len(group.folds) > 1 else group.over_runs(metric)
+    if found is None:
         return None
-    text = f"{statistics.fmean(values):.3f} \N{PLUS-MINUS SIGN} {statistics.stdev(values):.3f}"
-    return text if len(values) == len(group) else f"{text} (n = {len(values)})"
+    return str(found) if found.n == n_all else f"{found} (n = {found.n})"
 
 
 def _counts(run: RunSummary) -> list[str | None]:

@@ -81,22 +81,26 @@ def difference_figure_text(comparisons: Sequence[PairedComparison]) -> str:
     return f"Differences of {name} of {pairs} of runs with 95 % intervals, and a line at 0: {listed(rows)}."
 
 
-def difference_section(comparisons: Sequence[PairedComparison], picture: Picture | None) -> list[Section]:
-    """What can be shown of each pair of runs; no section where there is no pair.
+def difference_section(
+    comparisons: Sequence[PairedComparison], picture: Picture | None, runs: Sequence[RunSummary]
+) -> list[Section]:
+    """What can be shown of each pair of runs; no section where there is no pair, and no reason why.
 
     Args:
         comparisons: What `paired.compare_runs` returns.
         picture: Of `difference_figure`.
+        runs: Those with a result, which it was given.
     """
     pairs = [comparison for comparison in comparisons if comparison.metric == MAIN_METRIC]
-    if not pairs:
+    apart = _folds_apart(runs, has_pairs=bool(pairs))
+    if not pairs and not apart:
         return []
     compared = [pair for pair in pairs if pair.difference is not None]
     return [
         Section(
             "differences",
             "Differences",
-            points=_points(pairs),
+            points=[*_points(pairs), *apart],
             picture=picture,
             caption="Green diamonds: the interval, not corrected for the number of pairs, excludes 0.",
             tables=[_difference_table(comparisons, compared)] if compared else [],
@@ -126,6 +130,18 @@ def report_section(runs: Sequence[RunSummary]) -> list[Section]:
         notes.insert(0, f"{which}: the comparison is indicative only.")
     tables = [_report_table(comparable, published), _literature_table()]
     return [Section("report", "Beside published results", published_conclusions(published), tables=tables, notes=notes)]
+
+
+def _folds_apart(runs: Sequence[RunSummary], *, has_pairs: bool) -> list[str]:
+    """Why runs of different folds make no pair; nothing where all are of one fold."""
+    folds = sorted({run.fold for run in runs if run.fold is not None})
+    if len(folds) < 2:
+        return []
+    rest = "pairs of the same fold are" if has_pairs else "and no two runs share a fold"
+    return [
+        f"Runs of different folds ({', '.join(map(str, folds))}) have different test images and are not compared in "
+        f"pairs; {rest}."
+    ]
 
 
 def _points(pairs: Sequence[PairedComparison]) -> list[str]:

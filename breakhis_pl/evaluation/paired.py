@@ -99,8 +99,8 @@ def compare_runs(
 ) -> list[PairedComparison]:
     """Every metric of `METRICS` for every pair of runs, in the order of the runs.
 
-    Of more than `MOST_RUNS_IN_ALL_PAIRS` runs, those on the same images are compared with the first of them alone, and
-    pairs on different images are left out.
+    Runs of different folds, whose test images differ, make no pair. Of more than `MOST_RUNS_IN_ALL_PAIRS` runs, those
+    on the same images are compared with the first of them alone, and pairs on different images are left out.
 
     Args:
         runs: Summaries, of which those without a result are passed over, or tables with their names.
@@ -118,6 +118,7 @@ def compare_runs(
         Interval and p-value: `differences.paired_differences`. Correction: `differences.holm`, over the pairs.
     """
     tables: dict[str, Predictions | None] = {}
+    folds: dict[str, int] = {}
     for run in runs:
         if isinstance(run, RunSummary) and not run.metrics:
             continue
@@ -125,9 +126,12 @@ def compare_runs(
         if name in tables:
             raise PredictionsError(f"two runs are named {name!r}; expected a name of its own for each")
         tables[name] = predictions
+        if isinstance(run, RunSummary) and run.fold is not None:
+            folds[name] = run.fold
     comparisons = [
         comparison
         for first, second in _pairs(tables)
+        if first not in folds or second not in folds or folds[first] == folds[second]
         for comparison in _compare(first, tables[first], second, tables[second], seed=seed, n_draws=n_draws)
     ]
     return _corrected(comparisons)

@@ -1,4 +1,4 @@
-"""Published results on the 597 test images of fold 2 at 200X, to compare a run with.
+"""Published results on the 597 test images of fold 2 at 200X, and over the five folds, to compare runs with.
 
 Source:
     Otto, Bannwitz, Steffens, Herzler: Introduction to Focus Areas, Project 2, FU Berlin 2022 ("the report");
@@ -88,3 +88,31 @@ LITERATURE_RESULTS = (
     ),
 )
 """Published results on the same test images, worst first."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """Mean and standard deviation over the authors' five folds that others published.
+
+    Attributes:
+        method: What was done, in a few words.
+        source: Where it is published.
+        magnification: Of the test images.
+        spreads: Mean and standard deviation by metric, of those that are stated.
+    """
+
+    method: str
+    source: str
+    magnification: int
+    spreads: MappingProxyType[str, tuple[float, float]]
+
+
+FOLD_RESULTS = (
+    FoldResult(
+        method="triplet ResNet-152 on 96-pixel tiles of all magnifications, SOM vote",
+        source="Calderaro et al., Cognitive Computation 2024",
+        magnification=200,
+        spreads=MappingProxyType({"accuracy": (0.893, 0.021)}),
+    ),
+)
+"""Published results over the five folds."""

@@ -38,6 +38,7 @@ METRIC_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "auroc": ("auroc",),
         "mcc": ("mcc",),
         "patient_recognition_rate": ("patient_recognition_rate",),
+        "case_accuracy": ("case_accuracy",),
     }
 )
 """The metrics that runs are compared by, and where metrics.json holds them."""
