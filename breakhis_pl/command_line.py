@@ -74,11 +74,15 @@ Examples
   python evaluate.py run=<run folder> calibrate=true sensitivity=0.99    temperature and threshold, where there is a val
   python evaluate.py runs=outputs/sweeps/2026-01-31/12-00-00             compare the runs of a sweep again
   python evaluate.py 'runs=[<run folder>,<run folder>]'                  compare any runs
+  python evaluate.py 'runs=[<run folder>,<run folder>]' ensemble=true    average their probabilities, compare with each
+  python evaluate.py run=<run folder> tta=dihedral                       average over the eight flips and quarter turns
   python -m breakhis_pl.evaluation <run folder>/test/predictions.csv     the numbers alone, without torch
 
 Keys
   run                  run folder to evaluate; or
   runs                 folder of a sweep, or list of run folders, to compare; out=<folder> says where to
+  ensemble=false       average the runs' probabilities for the same test images, into out or outputs/ensembles/
+  tta=none             none, flips (4 views) or dihedral (8), into <run folder>/test_<tta>/; ensemble: of these tables
   checkpoint=last      last, or the path of a checkpoint
   subset=test          test, val or train
   calibrate=false      fit temperature and threshold on the run's validation images again, for sensitivity (0.95)
@@ -331,16 +335,18 @@ def _check_access(folder: Path) -> None:
 
 
 def _compare_runs(config: EvaluateConfig) -> None:
-    """Writes the comparison of a sweep's runs into its folder, or of several runs into a folder of their own."""
+    """Writes the comparison of a sweep's runs into its folder, or of several runs, or of an ensemble, into its own."""
     from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports numpy
+    from breakhis_pl.evaluation.ensembles import write_ensemble  # noqa: PLC0415
 
-    if isinstance(config.runs, str) and config.out is None:
-        page = write_comparison(Path(config.runs))
+    runs = [Path(run) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
+    moment = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
+    if config.ensemble:
+        page = write_ensemble(Path(config.out or f"outputs/ensembles/{moment}"), runs, tta=config.tta)
+    elif isinstance(config.runs, str) and config.out is None:
+        page = write_comparison(runs[0])
     else:
-        runs = [config.runs] if isinstance(config.runs, str) else config.runs
-        moment = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
-        folder = Path(config.out or f"outputs/comparisons/{moment}")
-        page = write_comparison(folder, runs=[Path(run) for run in runs])
+        page = write_comparison(Path(config.out or f"outputs/comparisons/{moment}"), runs=runs)
     log.info("%s", page.read_text(encoding="utf-8"))
     log.info("%s", page.parent)
 

@@ -21,6 +21,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 PIXELS = ("auto", "device", "host")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+TTA = ("none", "flips", "dihedral")
 SMALLEST_IMAGE = 32
 """The backbones halve an image five times: 32 pixels become one."""
 
@@ -229,9 +230,13 @@ class EvaluateConfig:
 
     run: str | None = key(None, "run folder to evaluate")
     runs: Any = key(None, "folder of a sweep, or a list of run folders, to compare")
-    out: str | None = key(None, "folder of the comparison; null: the sweep's own, or outputs/comparisons/<date>/<time>")
+    ensemble: bool = key(False, "average the probabilities of the runs, and compare the result with them")
+    out: str | None = key(
+        None, "folder of the comparison or ensemble; null: the sweep's own, or outputs/<kind>/<date>/<time>"
+    )
     checkpoint: str = key("last", "last, or the path of a checkpoint")
     subset: str = key("test", "images to evaluate on", choices=("test", "val", "train"))
+    tta: str = key("none", "average over flips (4 views) or flips and quarter turns (dihedral, 8)", choices=TTA)
     calibrate: bool = key(False, "fit temperature and threshold on the validation images again")
     sensitivity: float | None = key(None, "wanted of the fitted threshold; null: 0.95", above=0, below=1)
     gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
@@ -271,6 +276,8 @@ def faults(config: object, prefix: str = "") -> Iterator[str]:
             if expectation is not None:
                 yield f"{name}={part} is not possible; expected {expectation}"
     yield from _faults_across(config, prefix)
+    if isinstance(config, EvaluateConfig):
+        yield from _faults_of_averages(config)
 
 
 def _faults_across(config: object, prefix: str) -> Iterator[str]:
@@ -294,6 +301,31 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
         case _:
             pass
+
+
+def _faults_of_averages(config: EvaluateConfig) -> Iterator[str]:
+    """Faults of averages over views of an image or over runs."""
+    if config.tta != "none" and config.calibrate:
+        yield f"calibrate=true tta={config.tta}: calibration.json is for single views; leave one of them out"
+    if config.tta != "none" and config.runs is not None and not config.ensemble:
+        yield (
+            f"runs and tta={config.tta}: a comparison takes the tables in test/; evaluate each run with "
+            f"run=<run folder> tta={config.tta}, then average these tables with ensemble=true"
+        )
+    if config.checkpoint.removesuffix(".ckpt").endswith(TTA[1:]):
+        yield f"checkpoint={config.checkpoint}: its results would lie where those of tta do; give the file another name"
+    if not config.ensemble:
+        return
+    if config.runs is None:
+        yield "ensemble=true averages several runs; set runs=<folder of a sweep>, or 'runs=[<run folder>,<run folder>]'"
+    for key_name, value, only in (
+        ("checkpoint", config.checkpoint, "last"),
+        ("subset", config.subset, "test"),
+        ("calibrate", config.calibrate, False),
+    ):
+        if value != only:
+            shown = str(value).lower() if isinstance(value, bool) else value
+            yield f"ensemble=true {key_name}={shown}: the test tables that runs hold are averaged as they are"
 
 
 def _is_text_or_texts(value: object) -> bool:

@@ -28,6 +28,7 @@ def write_outcome(
     *,
     n_explained: int,
     device: torch.device,
+    views: str | None = None,
 ) -> Result:
     """Writes the results of a subset's last evaluation.
 
@@ -38,12 +39,12 @@ def write_outcome(
         subset: What was evaluated.
         n_explained: Pictures of each kind that Grad-CAM explains.
         device: Where Grad-CAM runs.
+        views: What each image was averaged over, for the figure's title; None where it was shown once.
     """
     rows, logits = classifier.evaluated_logits(subset)
     predictions = to_predictions(data, rows, logits)
-    result = write_results(
-        folder, predictions, subset=subset, title=run_title(classifier.backbone, data.data), note=figure_note(data)
-    )
+    title = ", ".join(filter(None, (run_title(classifier.backbone, data.data), views)))
+    result = write_results(folder, predictions, subset=subset, title=title, note=figure_note(data))
     if n_explained > 0:
 
         def images_of(chosen: Sequence[int]) -> Tensor:

@@ -33,6 +33,7 @@ from breakhis_pl.guards import check_fits, check_same_pixels, check_same_split, 
 from breakhis_pl.models.backbones import load_pretrained
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tensor_files import read_tensor_file
+from breakhis_pl.models.views import N_VIEWS, ViewAverage
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.run_json import RUN_JSON, read_run
 from breakhis_pl.training.background import BackgroundCheckpointIO
@@ -247,17 +248,33 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
     data.setup()
     check_same_pixels(data, run, folder)
     data.mean, data.std = network.mean, network.std
+    if config.tta != "none":
+        network.classifier.network = ViewAverage(network.classifier.network, config.tta)
     trainer = make_trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
     device = torch.device(accelerator)
     for each in subsets:
-        place = folder / (each if config.checkpoint == "last" else f"{each}_{path.stem}")
-        result = write_outcome(place, data, network.classifier, each, n_explained=config.gallery, device=device)
+        place = folder / "_".join(_parts_of_place(config, each, path))
+        result = write_outcome(
+            place,
+            data,
+            network.classifier,
+            each,
+            n_explained=config.gallery if config.tta == "none" else 0,  # Grad-CAM would explain one view of several
+            device=device,
+            views=None if config.tta == "none" else f"{N_VIEWS[config.tta]} views",
+        )
         if each is Subset.VAL and config.calibrate:
             calibrate(folder, sensitivity=config.sensitivity or DEFAULT_SENSITIVITY)
-    if subset is Subset.TEST and config.checkpoint == "last":
+    if subset is Subset.TEST and config.checkpoint == "last" and config.tta == "none":
         log.info("page: %s", write_report(folder))
     _report(result, place, subset, time.perf_counter() - started)
+
+
+def _parts_of_place(config: EvaluateConfig, subset: Subset, checkpoint: Path) -> list[str]:
+    """Words of the name of the folder of an evaluation; results of another kind never take the place of the run's."""
+    words = [subset.value, "" if config.checkpoint == "last" else checkpoint.stem]
+    return [word for word in (*words, "" if config.tta == "none" else config.tta) if word]
 
 
 def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetWriters) -> Result:

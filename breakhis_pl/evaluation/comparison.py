@@ -5,6 +5,7 @@ later.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from breakhis_pl.errors import RunFolderError
@@ -67,10 +68,22 @@ def summarize_runs(folders: Sequence[Path]) -> list[RunSummary]:
         RunFolderError: If there is none, or one does not exist or holds no run.
         PredictionsError: If one is given twice.
     """
+    runs = run_folders(folders)
+    return [summarize_run(run, name=name) for run, name in zip(runs, distinct_names(runs), strict=True)]
+
+
+def run_folders(folders: Sequence[Path]) -> list[Path]:
+    """The folders of the runs in these folders, in their order.
+
+    Args:
+        folders: Folders of runs, or of sweeps, which stand for their runs.
+
+    Raises:
+        RunFolderError: If there is none, or one does not exist or holds no run.
+    """
     if not folders:
         raise RunFolderError("no run is named; expected folders of runs, such as runs=[outputs/a,outputs/b]")
-    runs = [run for folder in folders for run in ([folder] if is_run_folder(folder) else _run_folders(folder))]
-    return [summarize_run(run, name=name) for run, name in zip(runs, distinct_names(runs), strict=True)]
+    return [run for folder in folders for run in ([folder] if is_run_folder(folder) else _run_folders(folder))]
 
 
 def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> Path:
@@ -89,10 +102,28 @@ def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> Path:
         RunFolderError: If a folder of a sweep or of a run does not exist or holds no run.
         PredictionsError: If a run is given twice.
     """
-    summaries = collect_runs(folder) if runs is None else summarize_runs(runs)
+    return write_summaries(folder, collect_runs(folder) if runs is None else summarize_runs(runs))
+
+
+def write_summaries(folder: Path, summaries: Sequence[RunSummary], *, lead: str | None = None) -> Path:
+    """As `write_comparison`, of runs that are read already.
+
+    Args:
+        folder: Any folder, made if need be.
+        summaries: The runs, each of a name of its own.
+        lead: A sentence more on what is compared.
+
+    Returns:
+        Path of comparison.md.
+
+    Raises:
+        PredictionsError: If two runs have the same name.
+    """
     comparisons = compare_runs(summaries)
     folder.mkdir(parents=True, exist_ok=True)
     content = comparison_page(summaries, comparisons, _write_forest(folder / FOREST, summaries, comparisons))
+    if lead is not None:
+        content = replace(content, lead=[*content.lead, lead])
     # names of folders need not be text
     write_text(folder / "comparison.csv", comparison_csv(summaries), errors="replace")
     html = comparison_html(content, title="/".join(folder.resolve().parts[-2:]))

@@ -169,8 +169,8 @@ def _notes(groups: Sequence[Repetitions], published: Sequence[FoldResult]) -> li
     notes = [
         f"Mean {PLUS_MINUS} sample standard deviation over folds; beside them each fold with its own 95 % interval, "
         f"cases resampled. {overlap_sentence()}",
-        "Patient recognition rate: mean over patients of the share of their images that are right. Case accuracy: share "
-        "of cases that are right by the mean probability of their images.",
+        "Patient recognition rate: mean over patients of the share of their images that are right. Case accuracy: "
+        "share of cases that are right by the mean probability of their images.",
     ]
     if any(group.has_several_runs_a_fold for group in groups):
         notes.append(

@@ -9,6 +9,7 @@ from typing import Any
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import PredictionsError, listed
+from breakhis_pl.evaluation.ensemble_file import ENSEMBLE_JSON, read_ensemble_json
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.history_table import HISTORY_CSV, read_history
 from breakhis_pl.evaluation.json_values import (
@@ -127,30 +128,59 @@ class RunSummary:
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder is that of a run, be it one that was refused before it began."""
-    return (folder / "run.json").is_file() or (folder / ".hydra").is_dir()
+    """Whether a folder is that of a run, be it one that was refused before it began, or of an ensemble of runs."""
+    return (folder / "run.json").is_file() or (folder / ".hydra").is_dir() or is_ensemble_folder(folder)
 
 
-def summarize_run(folder: Path, *, name: str | None = None) -> RunSummary:
+def is_ensemble_folder(folder: Path) -> bool:
+    """Whether a folder is that of an ensemble."""
+    return (folder / ENSEMBLE_JSON).is_file()
+
+
+def summarize_run(folder: Path, *, name: str | None = None, place: str = "test") -> RunSummary:
     """What the files of a run folder say; a damaged file is named in `damage`, the rest is read.
 
     Args:
-        folder: Of the run.
+        folder: Of the run, or of an ensemble.
         name: What to call it; by default the folder's name.
+        place: Folder of the result inside a run folder.
     """
     name = folder.name if name is None else name
+    if is_ensemble_folder(folder):
+        return _ensemble_summary(folder, name)
     if not (folder / "run.json").is_file():
         return RunSummary(name=name, status="refused", error=_refusal(folder))
     try:
         facts = _run_facts(json_object(folder / "run.json"))
     except DamagedFileError as damage:
         return RunSummary(name=name, status="unreadable", error=f"run.json is damaged: {damage}")
-    found, damages = _result_facts(folder / "test")
+    found, damages = _result_facts(folder / place, prefix=f"{place}/")
     try:
         found |= _history_facts(folder / HISTORY_CSV) if (folder / HISTORY_CSV).is_file() else {}
     except DamagedFileError as damage:
         damages.append(f"{HISTORY_CSV} is damaged: {damage}")
     return RunSummary(name=name, **{**facts, **found, "damage": tuple(damages)})
+
+
+def _ensemble_summary(folder: Path, name: str) -> RunSummary:
+    """An ensemble as one more run, with what its members share."""
+    try:
+        ensemble = read_ensemble_json(folder)
+    except DamagedFileError as damage:
+        return RunSummary(name=name, status="unreadable", error=f"{ENSEMBLE_JSON} is damaged: {damage}")
+    found, damages = _result_facts(folder, prefix="")
+    return RunSummary(
+        name=name,
+        status="finished",
+        damage=tuple(damages),
+        model=f"ensemble of {len(ensemble.members)}",
+        split=ensemble.split,
+        fold=ensemble.fold,
+        magnification=ensemble.magnification,
+        is_synthetic=ensemble.synthetic,
+        is_complete=ensemble.complete,
+        **found,
+    )
 
 
 _LOG_MARK = "[ERROR] - "
@@ -172,8 +202,13 @@ def _refusal(folder: Path) -> str:
     return "refused before it began"
 
 
-def _result_facts(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """What metrics and rows say, and what is wrong with them; neither counts where they do not belong together."""
+def _result_facts(folder: Path, *, prefix: str) -> tuple[dict[str, Any], list[str]]:
+    """What metrics and rows say, and what is wrong with them; neither counts where they do not belong together.
+
+    Args:
+        folder: Of both files.
+        prefix: What its path is called before the names of files.
+    """
     metrics_path, table = folder / "metrics.json", folder / "predictions.csv"
     metrics: Mapping[str, Any] | None = None
     predictions: Predictions | None = None
@@ -183,16 +218,16 @@ def _result_facts(folder: Path) -> tuple[dict[str, Any], list[str]]:
         metrics = read_metrics(metrics_path) if metrics_path.is_file() else None
         facts |= {} if metrics is None else _metric_facts(metrics)
     except DamagedFileError as damage:
-        damages.append(f"test/metrics.json is damaged: {damage}")
+        damages.append(f"{prefix}metrics.json is damaged: {damage}")
     try:
         predictions = read_predictions(table) if table.is_file() else None
     except PredictionsError as error:
-        damages.append(f"test/predictions.csv is damaged: {str(error).replace(str(table), table.name)}")
+        damages.append(f"{prefix}predictions.csv is damaged: {str(error).replace(str(table), table.name)}")
     if predictions is None:
         return facts, damages
     fault = None if metrics is None else fault_of_pair(metrics, predictions, table)
     if fault is not None:
-        return {}, [*damages, f"test: {fault}"]
+        return {}, [*damages, f"{prefix.rstrip('/')}: {fault}" if prefix else fault]
     return {**facts, "predictions": predictions}, damages
 
 

@@ -305,7 +305,8 @@ def test_runs_that_differ_in_fold_are_averaged_and_named(tmp_path: Path) -> None
 
     page = page_of(tmp_path)
 
-    assert "mean ± sd, n = 2: fold1, fold2" in page
+    assert "| mean ± sd over 2 folds: resnet18 |" in page.split("## By class")[1]
+    assert "mean ± sd" not in page.split("## Results")[1].split("\n## ")[0]
     assert "the authors' folds 1, 2: 1,416 train" in page
     assert "The runs have different train and test images" in page
 
