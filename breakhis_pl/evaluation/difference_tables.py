@@ -1,6 +1,7 @@
 """The parts of a comparison that set runs against each other and against published results."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -104,7 +105,7 @@ def difference_section(
             picture=picture,
             caption="Green diamonds: the interval, not corrected for the number of pairs, excludes 0.",
             tables=[_difference_table(comparisons, compared)] if compared else [],
-            notes=_difference_notes(compared),
+            notes=_difference_notes(compared, runs),
         )
     ]
 
@@ -196,7 +197,7 @@ def _difference_table(comparisons: Sequence[PairedComparison], compared: Sequenc
     return Table("First run minus second, on the same test images", heads, rows)
 
 
-def _difference_notes(compared: Sequence[PairedComparison]) -> list[str]:
+def _difference_notes(compared: Sequence[PairedComparison], runs: Sequence[RunSummary]) -> list[str]:
     if not compared:
         return []
     notes = [
@@ -208,8 +209,8 @@ def _difference_notes(compared: Sequence[PairedComparison]) -> list[str]:
         "A run is one training: a difference between two runs holds for these two trained networks. How much another "
         "seed changes is seen from runs that differ in seed alone.",
     ]
-    runs = {name for pair in compared for name in (pair.first, pair.second)}
-    if len(runs) > MOST_RUNS_IN_ALL_PAIRS and len(compared) < len(runs) * (len(runs) - 1) / 2:
+    is_apart = [None not in (a.fold, b.fold) and a.fold != b.fold for a, b in combinations(runs, 2)]
+    if len(runs) > MOST_RUNS_IN_ALL_PAIRS and len(compared) < is_apart.count(False):
         notes.append(
             f"More than {MOST_RUNS_IN_ALL_PAIRS} runs: runs on different test images are left out, and where more than "
             f"{MOST_RUNS_IN_ALL_PAIRS} have the same ones, each is compared with the first of them only."

@@ -131,7 +131,7 @@ def _table(group: Repetitions, published: Sequence[FoldResult]) -> Table:
     numbers = [
         f"mean {PLUS_MINUS} sd",
         *(["sd over seeds"] if with_seeds else []),
-        *(f"published, {result.source}" for result in beside),
+        *("published" for _ in beside),  # by whom: in the notes
         *(_fold_head(group, fold) for fold in group.folds),
     ]
     return Table(f"{group.name}: {_count(len(group.folds), 'fold')}", columns(["metric"], numbers), rows)
@@ -139,7 +139,7 @@ def _table(group: Repetitions, published: Sequence[FoldResult]) -> Table:
 
 def _fold_head(group: Repetitions, fold: int) -> str:
     n_runs = len(group.of_fold(fold))
-    return f"fold {fold}" if n_runs == 1 else f"fold {fold}, mean of {n_runs} runs"
+    return f"fold {fold}" if n_runs == 1 else f"fold {fold} ({n_runs} runs)"
 
 
 def _sizes(run: RunSummary) -> str | None:

@@ -90,7 +90,7 @@ def test_seeds_are_averaged_within_a_fold_before_folds_are(tmp_path: Path) -> No
     assert group.over_seeds("accuracy") == pytest.approx(0.0005**0.5)
     section = section_of(page_of(tmp_path))
     assert cells(section, "accuracy (images)")[1:3] == ["0.890 ± 0.030", "0.022"]
-    assert "fold 1, mean of 2 runs | fold 2, mean of 2 runs | fold 3 |" in section
+    assert "| fold 1 (2 runs) | fold 2 (2 runs) | fold 3 |" in section
     assert "fold 3 without seed 1." in section
     assert "its value is their mean first" in section
 
