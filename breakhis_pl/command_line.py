@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from breakhis_pl.config import BreakHisDataConfig, EvaluateConfig, ProgramName, TrainConfig
+from breakhis_pl.config import BreakHisDataConfig, EvaluateConfig, ProgramName, TrainConfig, TuneConfig
 from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
 from breakhis_pl.run_json import RUN_JSON
 
@@ -92,6 +92,38 @@ Keys
   data.batch_size      images per step; the run's own unless given
   trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto
 """,
+    "tune": """\
+tune.py searches for a better configuration by the validation images alone; test images are not looked at.
+
+usage: python tune.py study=<folder> data.val_fraction=<share> [group=option …] [key=value …]
+
+Needs Optuna: uv sync --extra tune
+
+Examples
+  python tune.py study=studies/first data.val_fraction=0.2                  20 trials of the report's ResNet-18
+  python tune.py study=studies/demo data.val_fraction=0.2 experiment=demo tuning.n_trials=8       on drawn images
+  python tune.py study=studies/sgd data.val_fraction=0.2 space=optimizer tuning.metric=val_auroc
+  python tune.py study=studies/lr data.val_fraction=0.2 model.dropout=0.4   a key that is set here is not searched
+
+The same command goes on with a study that was cut, also from several processes at once.
+
+Groups and their options (* is the default)
+{groups}
+
+Keys
+  study                       folder of the study: page, table, database, a run folder for each trial
+  space=default               what is searched: a file in conf/space/
+  tuning.n_trials=20          trials in all, pruned and failed ones included;  tuning.timeout_s starts none after it
+  tuning.metric=val_loss      or val_balanced_accuracy, val_auroc, val_accuracy
+  tuning.sampler=tpe          or random;  tuning.startup_trials=10 are random for tpe as well;  tuning.seed=0
+  tuning.pruner=median        or hyperband, none;  tuning.warmup_epochs=2, tuning.warmup_trials=5 are left alone
+  tuning.seeds_per_trial=1    trainings per trial, whose mean value counts
+  tuning.storage              URL of a database instead of study.db in the study's folder
+  tuning.keep_checkpoints=false
+  and all keys of train.py, for every trial: python train.py --help
+
+Afterwards: study.html in the study's folder says how to train the best configuration and evaluate it on test.
+""",
 }
 
 
@@ -99,7 +131,7 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     """Runs one of the top-level programs with the arguments of the command line.
 
     Args:
-        program: "train" or "evaluate".
+        program: "train", "evaluate" or "tune".
         arguments: Without the program's name; those of the process if None.
 
     Raises:
@@ -233,14 +265,15 @@ def _logging_to(file: Path) -> Iterator[None]:
 def help_text(program: ProgramName) -> str:
     """What `--help` prints; needs no third-party package."""
     text = _HELP[program]
-    return text.format(groups=_groups()) if "{groups}" in text else text
+    return text.format(groups=_groups(program)) if "{groups}" in text else text
 
 
-def _groups() -> str:
-    """Every group with its options and what they are for, from the first comment of their files."""
-    chosen = _defaults()
+def _groups(program: ProgramName) -> str:
+    """Every group of a program with its options and what they are for, from the first comment of their files."""
+    chosen = _defaults(program)
     lines = []
-    for folder in sorted((path for path in _CONF_FOLDER.iterdir() if path.is_dir()), key=lambda path: path.name):
+    groups = (path for path in _CONF_FOLDER.iterdir() if path.is_dir() and (path.name != "space" or program == "tune"))
+    for folder in sorted(groups, key=lambda path: path.name):
         for index, option in enumerate(sorted(folder.glob("*.yaml"))):
             mark = "*" if chosen.get(folder.name) == option.stem else " "
             start = f"{folder.name}=" if index == 0 else ""
@@ -248,9 +281,10 @@ def _groups() -> str:
     return "\n".join(lines)
 
 
-def _defaults() -> dict[str, str]:
-    """Option by group in the defaults list of train.yaml."""
-    pairs = (line.strip().removeprefix("- ").partition(": ") for line in _read_lines(_CONF_FOLDER / "train.yaml"))
+def _defaults(program: ProgramName) -> dict[str, str]:
+    """Option by group in the defaults list of a program."""
+    file = _CONF_FOLDER / f"{program}.yaml"
+    pairs = (line.strip().removeprefix("- ").partition(": ") for line in _read_lines(file))
     return {group: option for group, separator, option in pairs if separator}
 
 
@@ -281,6 +315,9 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
     if multirun and program == "evaluate":
         raise ConfigurationError("evaluate.py evaluates one run at a time; runs=<sweep folder> compares several")
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
+    if program == "tune":
+        _check_study([argument for argument in given if not argument.startswith("-")], multirun=multirun)
+        return
     swept = composition.swept_keys(overrides)
     if "runs" in swept:
         values = next(override.input_line or "" for override in overrides if override.key_or_group == "runs")
@@ -308,6 +345,23 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
         if multirun:
             _check_runs_there(folder, dict(zip(folders, jobs, strict=True)))
         _check_access(folder)
+
+
+def _check_study(overrides: Sequence[str], *, multirun: bool) -> None:
+    """Checks the bounds of a study, and that its folder is its own.
+
+    Raises:
+        BreakHisError: If anything is not possible.
+    """
+    from breakhis_pl.tuning import plan as studies  # noqa: PLC0415 - imports Hydra
+
+    swept = [override for override in overrides if "," in override and override.startswith("study=")]
+    if multirun or swept:
+        raise ConfigurationError(f"tune.py takes one study at a time, without -m: {listed(swept or ['-m'])}")
+    plan = studies.make_plan(overrides)
+    studies.check_corners(plan)
+    studies.check_same_study(plan)
+    _check_access(plan.folder)
 
 
 def _check_runs_there(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
@@ -380,8 +434,10 @@ def _run_hydra(program: ProgramName, given: Sequence[str], unfinished: _Unfinish
             again = [argument for argument in given if not argument.startswith("hydra.sweep.dir=")]
             sweep = [*again, f"hydra.sweep.dir={shlex.quote(settings.sweep.dir)}"]
             unfinished.command = ["python", "train.py", *(sweep if in_sweep else [f"resume={folder}"])]
+        elif program == "tune":
+            unfinished.command = ["python", "tune.py", *given]
         try:
-            _run_job(composition.typed(program, composed), folder)
+            _run_job(composition.typed(program, composed), folder, list(settings.overrides.task))
             unfinished.command = unfinished.command if in_sweep else None
         except (BreakHisError, OSError) as error:
             if os.environ.get("HYDRA_FULL_ERROR"):
@@ -401,8 +457,8 @@ def _run_hydra(program: ProgramName, given: Sequence[str], unfinished: _Unfinish
         raise SystemExit(1)
 
 
-def _run_job(config: Any, folder: Path) -> None:
-    """One job with its typed configuration.
+def _run_job(config: Any, folder: Path, overrides: Sequence[str]) -> None:
+    """One job with its typed configuration, and the overrides that gave it.
 
     Raises:
         BreakHisError: If it cannot be done.
@@ -410,6 +466,9 @@ def _run_job(config: Any, folder: Path) -> None:
     """
     if isinstance(config, EvaluateConfig) and config.runs is not None:
         _compare_runs(config)
+        return
+    if isinstance(config, TuneConfig):
+        _tune(config, overrides)
         return
     is_there = isinstance(config, TrainConfig) and (folder / RUN_JSON).exists()
     if is_there:
@@ -428,6 +487,17 @@ def _run_job(config: Any, folder: Path) -> None:
         run.resume(config, folder)
     else:
         run.train(config, folder)
+
+
+def _tune(config: TuneConfig, overrides: Sequence[str]) -> None:
+    """Runs the trials of a study."""
+    from breakhis_pl.tuning.plan import make_plan  # noqa: PLC0415 - imports Hydra
+
+    _check_images(config)
+    plan = make_plan(overrides)
+    from breakhis_pl.tuning.worker import tune  # noqa: PLC0415 - imports torch and Optuna
+
+    tune(plan)
 
 
 def _check_images(config: Any) -> None:

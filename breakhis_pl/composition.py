@@ -8,12 +8,14 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -145,6 +147,23 @@ def output_folder(program: ProgramName, overrides: Sequence[str], *, multirun: b
         raise ConfigurationError(_explain_value(error)) from error
 
 
+def chosen_options(overrides: Sequence[str]) -> dict[str, str]:
+    """Option by group that a run of train.py is composed of, without the experiment.
+
+    Args:
+        overrides: Of one run.
+
+    Raises:
+        ConfigurationError: If the overrides do not compose.
+    """
+    chosen = OmegaConf.select(_composed("train", overrides, with_hydra=True), "hydra.runtime.choices")
+    return {
+        str(group): str(option)
+        for group, option in chosen.items()
+        if (CONF_FOLDER / str(group)).is_dir() and group != "experiment"
+    }
+
+
 def _composed(program: ProgramName, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
     """What Hydra composes.
 
@@ -152,7 +171,8 @@ def _composed(program: ProgramName, overrides: Sequence[str], *, with_hydra: boo
         ConfigurationError: With the valid keys or options, if it cannot.
     """
     try:
-        with initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
+        is_in_job = GlobalHydra.instance().is_initialized()  # of tune.py, which composes its trials
+        with nullcontext() if is_in_job else initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
             return compose(program, overrides=list(overrides), return_hydra_config=with_hydra)
     except HydraException as error:
         raise ConfigurationError(_explain(error)) from error

@@ -22,6 +22,7 @@ PIXELS = ("auto", "device", "host")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TTA = ("none", "flips", "dihedral")
+VALIDATION_METRICS = ("val_loss", "val_balanced_accuracy", "val_auroc", "val_accuracy")
 SMALLEST_IMAGE = 32
 """The backbones halve an image five times: 32 pixels become one."""
 
@@ -244,6 +245,33 @@ class EvaluateConfig:
     trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
 
 
+@dataclass
+class TuningConfig:
+    """Keys of `tuning` in tune.py."""
+
+    n_trials: int = key(20, "trials of the study; pruned and failed ones count", at_least=1)
+    timeout_s: float | None = key(None, "seconds after which this process starts no further trial", above=0)
+    metric: str = key("val_loss", "what is searched for, of the validation images", choices=VALIDATION_METRICS)
+    sampler: str = key("tpe", "tpe draws by what trials before gave, random does not", choices=("tpe", "random"))
+    seed: int = key(0, "seed of what is drawn in the space", at_least=0)
+    startup_trials: int = key(10, "trials drawn at random before TPE takes over", at_least=1)
+    pruner: str = key("median", "which trials end early", choices=("median", "hyperband", "none"))
+    warmup_epochs: int = key(2, "epochs of every trial after which it may be pruned at the earliest", at_least=1)
+    warmup_trials: int = key(5, "trials that are complete before one is pruned by the median", at_least=1)
+    seeds_per_trial: int = key(1, "trainings per trial, from `seed` on; their mean value counts", at_least=1)
+    storage: str | None = key(None, "URL of a database; null: study.db in the study's folder")
+    keep_checkpoints: bool = key(False, "keep the checkpoints of trials that have ended")
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """All keys of tune.py: those of train.py, which every trial shares, and what is searched."""
+
+    study: str = key("???", "folder of the study")
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+    space: Any = key(None, "which values each searched key may have")
+
+
 OptimizerConfig: TypeAlias = AdamaxConfig | AdamWConfig | SGDConfig
 SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | ConstantConfig
 
@@ -256,8 +284,8 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
 )
 """Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
 
-ProgramName: TypeAlias = Literal["train", "evaluate"]
-PROGRAMS: Mapping[str, type] = MappingProxyType({"train": TrainConfig, "evaluate": EvaluateConfig})
+ProgramName: TypeAlias = Literal["train", "evaluate", "tune"]
+PROGRAMS: Mapping[str, type] = MappingProxyType({"train": TrainConfig, "evaluate": EvaluateConfig, "tune": TuneConfig})
 
 
 def faults(config: object, prefix: str = "") -> Iterator[str]:

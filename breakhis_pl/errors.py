@@ -99,6 +99,10 @@ class Stopped(BaseException):
         self.signum = signum
 
 
+class Pruned(BaseException):
+    """A trial of a study is not worth going on with; no error, so nothing handles it on the way."""
+
+
 def listed(names: Iterable[object], limit: int = 10) -> str:
     """The first names joined by commas, then how many more there are.
 

@@ -74,7 +74,7 @@ def check_same(folder: Path, config: TrainConfig) -> None:
         RunFolderError: If it is another one, naming the keys that differ.
     """
     there, here = (
-        _flat(composition.plain(each)) for each in (composition.restored("train", read_run(folder)["config"]), config)
+        flat(composition.plain(each)) for each in (composition.restored("train", read_run(folder)["config"]), config)
     )
     differing = [
         f"{key} ({there.get(key)} there, {here.get(key)} here)"
@@ -114,7 +114,7 @@ def _n_epochs_done(folder: Path) -> int:
     return max(0, len(path.read_text(encoding="utf-8").splitlines()) - 1) if path.is_file() else 0
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Values by dotted key, as JSON, so that what was read and what was composed compare."""
     return dict(_leaves(values, prefix))
 

@@ -25,7 +25,7 @@ from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.splits import write_split_csv
 from breakhis_pl.engine import fit, free_device, graphs, make_fast, make_optimizers, make_trainer
-from breakhis_pl.errors import ConfigurationError, RunFolderError, Stopped
+from breakhis_pl.errors import ConfigurationError, Pruned, RunFolderError, Stopped
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.evaluation.results import Result
@@ -52,13 +52,20 @@ DEFAULT_SENSITIVITY = 0.95
 """Wanted of the threshold that is fitted at the end of a training with validation images."""
 
 
-def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] = ()) -> None:
+def train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    callbacks: Sequence[L.Callback] = (),
+    evaluated: Sequence[Subset] = (Subset.VAL, Subset.TEST),
+) -> None:
     """Trains a network and evaluates it on the test images.
 
     Args:
         config: The typed configuration.
         folder: The run folder.
         callbacks: Called before the run's own.
+        evaluated: Subsets that are looked at, where there are such; of others nothing is computed, shown or kept.
 
     Raises:
         BreakHisError: Before anything is written, if data, weights or device are not usable.
@@ -69,30 +76,37 @@ def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] 
             f"{folder} holds a run already; resume={folder} goes on with it, another hydra.run.dir starts anew"
         )
     with only_writer(folder), errors_explained(config, folder):
-        _train(config, folder, callbacks)
+        _train(config, folder, callbacks, evaluated)
 
 
-def resume(config: TrainConfig, folder: Path) -> None:
+def resume(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] = ()) -> None:
     """Goes on with a run after its last checkpoint, or from its start where there is none.
 
     Args:
         config: The run's own, from `resuming.resumed_config`.
         folder: The run folder.
+        callbacks: Called before the run's own.
 
     Raises:
         BreakHisError: As `train`, and if the images are not those of the run.
         KeyboardInterrupt: If the training was interrupted.
     """
     with only_writer(folder), errors_explained(config, folder):
-        _train(config, folder, (), before=read_run(folder))
+        before = read_run(folder)
+        _train(config, folder, callbacks, [Subset(name) for name in before.get("evaluated", Subset)], before=before)
 
 
 def _train(
-    config: TrainConfig, folder: Path, callbacks: Sequence[L.Callback], *, before: Mapping[str, Any] | None = None
+    config: TrainConfig,
+    folder: Path,
+    callbacks: Sequence[L.Callback],
+    evaluated: Sequence[Subset],
+    *,
+    before: Mapping[str, Any] | None = None,
 ) -> None:
     """Trains a network from the start, or (`before` is what run.json held) from its last checkpoint."""
     started = time.perf_counter()
-    ready = _prepare(config, folder, before)
+    ready = _prepare(config, folder, evaluated, before)
     record = RunRecord(folder, _facts(config, ready), before=before)
     writers = SubsetWriters(folder / "tensorboard", first_epoch=ready.n_done + 1)
     history = History(
@@ -108,7 +122,8 @@ def _train(
             result = _conclude(config, folder, ready, writers)
     except BaseException as error:
         was_stopped = isinstance(error, KeyboardInterrupt | Stopped)
-        record.fail("interrupted" if was_stopped else str(error) or type(error).__name__)
+        reason = "interrupted" if was_stopped else str(error) or type(error).__name__
+        record.fail(reason, status="pruned" if isinstance(error, Pruned) else "failed")
         raise
     finally:
         with contextlib.suppress(OSError):  # of a full disk, said already
@@ -116,8 +131,10 @@ def _train(
         free_device(ready.data)
     seconds = time.perf_counter() - started
     record.finish(seconds_total=seconds, seconds_training=history.train_seconds)
-    log.info("page: %s", write_report(folder))
-    _report(result, folder / Subset.TEST, Subset.TEST, seconds)
+    last = ready.data.evaluated[-1]
+    if last is Subset.TEST:
+        log.info("page: %s", write_report(folder))
+    _report(result, folder / last, last, seconds)
 
 
 class _Ready(NamedTuple):
@@ -137,7 +154,9 @@ class _Ready(NamedTuple):
     checkpoint: Path | None
 
 
-def _prepare(config: TrainConfig, folder: Path, before: Mapping[str, Any] | None) -> _Ready:
+def _prepare(
+    config: TrainConfig, folder: Path, evaluated: Sequence[Subset], before: Mapping[str, Any] | None
+) -> _Ready:
     """Everything that can be wrong before the first step: device, images, weights.
 
     Raises:
@@ -148,6 +167,7 @@ def _prepare(config: TrainConfig, folder: Path, before: Mapping[str, Any] | None
         config.data, config.augmentation, seed=config.seed, show_progress=config.trainer.progress_bar
     )
     data.index()
+    data.evaluated = tuple(subset for subset in data.evaluated if subset in evaluated)
     data.check_train_batches(limit=config.trainer.limit_train_batches)
     if before is not None:
         check_same_split(data, before, folder)
@@ -278,7 +298,7 @@ def _parts_of_place(config: EvaluateConfig, subset: Subset, checkpoint: Path) ->
 
 
 def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetWriters) -> Result:
-    """Writes the results of every evaluated subset, and the page; gives those of test."""
+    """Writes the results of every evaluated subset; gives those of the last one, test as a rule."""
     data, classifier = ready.data, ready.classifier
     results = {}
     for subset in data.evaluated:
@@ -287,14 +307,14 @@ def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetW
             data,
             classifier,
             subset,
-            n_explained=config.gallery,
+            n_explained=config.gallery if Subset.TEST in data.evaluated else 0,
             device=torch.device(ready.accelerator),
         )
         if subset is Subset.VAL:  # comes before test, whose metrics then use it
             calibrate(folder, sensitivity=DEFAULT_SENSITIVITY)
         writers.add_image(subset, "confusion_matrix", results[subset].confusion_matrix, epoch=config.trainer.max_epochs)
         writers.add_text(subset, "classification_report", _code(classification_report(results[subset].metrics)))
-    return results[Subset.TEST]
+    return results[data.evaluated[-1]]
 
 
 def _code(text: str) -> str:
@@ -322,6 +342,7 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
     data = ready.data
     return {
         "config": composition.plain(config),
+        "evaluated": list(data.evaluated),
         "data": {
             "synthetic": isinstance(config.data, SyntheticDataConfig),
             "complete": data.is_complete,

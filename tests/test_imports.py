@@ -19,12 +19,15 @@ LAYERS = (
         *("data.lock", "data.answer", "data.png"),
     ),
     ("evaluation.*",),
+    ("tuning.space", "tuning.trials", "tuning.figures", "tuning.page"),
     ("data.drawn", "data.store", "data.augment", "data.datamodule"),
     ("models.*",),
     ("training.*",),
     ("composition",),
     ("resuming",),
+    ("tuning.plan", "tuning.best", "tuning.study"),
     ("outcome", "engine", "guards", "run"),
+    ("tuning.reporting", "tuning.worker"),
     ("command_line",),
 )
 WITH_TORCH = ("evaluation.gradcam",)
@@ -39,6 +42,7 @@ WITHOUT_TORCH = (
     "resuming",
     "command_line",
     "evaluation.*",
+    *("tuning.space", "tuning.trials", "tuning.figures", "tuning.page", "tuning.plan", "tuning.best", "tuning.study"),
     *LAYERS[2],
 )
 

@@ -45,7 +45,7 @@ METRIC_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """The metrics that runs are compared by, and where metrics.json holds them."""
 
 
-STATUSES = ("running", "finished", "failed")
+STATUSES = ("running", "finished", "failed", "pruned")
 """What run.json may say of a run."""
 
 
@@ -68,7 +68,7 @@ class RunSummary:
 
     Attributes:
         name: Name of the folder, or what tells it from others.
-        status: "running", "finished" or "failed" as in run.json; "refused" where a run ended before it began;
+        status: "running", "finished", "failed" or "pruned" as in run.json; "refused" where a run ended before it began;
             "unreadable" where run.json is damaged.
         error: Why there is no result; may have several lines.
         damage: Which files are damaged or do not belong together, and how; what they hold is left out.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -51,9 +51,9 @@ class RunRecord:
         self.content |= {"status": "finished", "finished": _now(), "seconds": seconds, **facts}
         self.write()
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, *, status: Literal["failed", "pruned"] = "failed") -> None:
         """Says that the run ended early, and why, if it can be written; the reason itself is raised elsewhere."""
-        self.content |= {"status": "failed", "error": reason, "finished": _now()}
+        self.content |= {"status": status, "error": reason, "finished": _now()}
         with contextlib.suppress(OSError):
             self.write()
 
