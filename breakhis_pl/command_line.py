@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from breakhis_pl.config import BreakHisDataConfig, EvaluateConfig, ProgramName, TrainConfig
+from breakhis_pl.config import BreakHisDataConfig, EvaluateConfig, PredictConfig, ProgramName, TrainConfig
 from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
 from breakhis_pl.run_json import RUN_JSON
 
@@ -75,6 +75,7 @@ Examples
   python evaluate.py runs=outputs/sweeps/2026-01-31/12-00-00             compare the runs of a sweep again
   python evaluate.py 'runs=[<run folder>,<run folder>]'                  compare any runs
   python -m breakhis_pl.evaluation <run folder>/test/predictions.csv     the numbers alone, without torch
+  python predict.py run=<run folder> images=<file or folder>             pictures that belong to no data set
 
 Keys
   run                  run folder to evaluate; or
@@ -88,6 +89,31 @@ Keys
   data.batch_size      images per step; the run's own unless given
   trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto
 """,
+    "predict": """\
+predict.py predicts pictures with a trained network: a table with a row for each, in a folder of its own.
+
+usage: python predict.py run=<run folder or exported network> images=<file, folder or pattern> [key=value …]
+
+Examples
+  python predict.py run=outputs/2026-01-31/12-00-00_resnet18 images=slides
+  python predict.py run=<run folder> images=picture.jpg hydra.run.dir=answer
+  python predict.py run=<run folder> 'images=slides/**/*.tif' gradcam=20   and what speaks for the first 20 answers
+  python predict.py run=<run folder> 'images=[slides,other/picture.png]'
+  python -m breakhis_pl.export_onnx run=<run folder> out=network.onnx      one file, to be run without torch
+  python predict.py run=network.onnx images=slides
+
+Keys
+  run                  run folder, or a file that breakhis_pl.export_onnx wrote
+  images               file, folder (searched to any depth), pattern, or a list of these; PNG, JPEG, TIFF, BMP, WebP, …
+  checkpoint=last      last, best, or the path of a checkpoint
+  batch_size=32        images per step;  threads: that decode images, one per core unless given
+  gradcam=false        true, or for how many images to draw what speaks for the answer
+  trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto
+  hydra.run.dir=<folder>     where the table goes; else outputs/<date>/<time>_predict/
+
+Pictures that cannot be read are listed in unreadable.csv; the exit status is 1 then.
+This is research software, not a medical device. What the columns mean: docs/predict.md
+""",
 }
 
 
@@ -95,7 +121,7 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     """Runs one of the top-level programs with the arguments of the command line.
 
     Args:
-        program: "train" or "evaluate".
+        program: "train", "evaluate" or "predict".
         arguments: Without the program's name; those of the process if None.
 
     Raises:
@@ -276,11 +302,13 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
     multirun = bool(options & {"-m", "--multirun"})
     if multirun and program == "evaluate":
         raise ConfigurationError("evaluate.py evaluates one run at a time; runs=<sweep folder> compares several")
+    if multirun and program == "predict":
+        raise ConfigurationError("predict.py predicts with one run at a time; images=[…] takes several folders")
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
     swept = composition.swept_keys(overrides)
-    if "runs" in swept:
-        values = next(override.input_line or "" for override in overrides if override.key_or_group == "runs")
-        raise ConfigurationError(f"several runs are written as a list: 'runs=[{values.partition('=')[2]}]'")
+    for name in {"runs", "images"} & set(swept):
+        values = next(override.input_line or "" for override in overrides if override.key_or_group == name)
+        raise ConfigurationError(f"several {name} are written as a list: '{name}=[{values.partition('=')[2]}]'")
     if swept and not multirun:
         command = shlex.join(["python", f"{program}.py", "-m", *given])
         raise ConfigurationError(
@@ -304,6 +332,8 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
         if multirun:
             _check_runs_there(folder, dict(zip(folders, jobs, strict=True)))
         _check_access(folder)
+    if program == "predict":
+        _check_access(composition.output_folder(program, jobs[0], multirun=False))
 
 
 def _check_runs_there(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
@@ -404,6 +434,11 @@ def _run_job(config: Any, folder: Path) -> None:
     """
     if isinstance(config, EvaluateConfig) and config.runs is not None:
         _compare_runs(config)
+        return
+    if isinstance(config, PredictConfig):
+        from breakhis_pl.prediction import program  # noqa: PLC0415 - imports numpy and Pillow
+
+        program.predict(config, folder)
         return
     is_there = isinstance(config, TrainConfig) and (folder / RUN_JSON).exists()
     if is_there:

@@ -107,7 +107,7 @@ def fit_calibration(predictions: Predictions, *, sensitivity: float = 0.95) -> C
                 "train with a larger data.val_fraction, or another seed"
             )
     temperature = best_temperature(log_odds(predictions.probabilities), predictions.target)
-    scaled = _scaled(predictions, temperature)
+    scaled = at_temperature(predictions.probabilities, temperature)
     threshold = largest_threshold(scaled[is_malignant, 1], sensitivity=sensitivity)
     is_called = scaled[:, 1] >= threshold
     return Calibration(
@@ -194,6 +194,20 @@ def largest_threshold(prob_malignant: FloatArray, *, sensitivity: float) -> floa
     return float(np.sort(prob_malignant)[prob_malignant.size - n_needed])
 
 
+def at_temperature(probabilities: FloatArray, temperature: float) -> FloatArray:
+    """Probabilities at a temperature.
+
+    Args:
+        probabilities: Columns as in `CLASS_NAMES`; (n, 2), 0..1.
+        temperature: Divides the logits.
+
+    Returns:
+        float64, (n, 2).
+    """
+    logit = log_odds(probabilities) / temperature
+    return np.stack([_sigmoid(-logit), _sigmoid(logit)], axis=1)
+
+
 def calibrated(predictions: Predictions, calibration: Calibration) -> Predictions:
     """The rows with calibrated probabilities, decided at the threshold.
 
@@ -201,7 +215,7 @@ def calibrated(predictions: Predictions, calibration: Calibration) -> Prediction
         predictions: Rows of any subset.
         calibration: What was fitted on validation rows of the same network.
     """
-    scaled = _scaled(predictions, calibration.temperature)
+    scaled = at_temperature(predictions.probabilities, calibration.temperature)
     is_called = scaled[:, 1] >= calibration.threshold
     return replace(predictions, probabilities=scaled, predicted=is_called.astype(np.int64))
 
@@ -289,12 +303,6 @@ def _damaged(path: Path, fault: str) -> RunFolderError:
         f"{path} is damaged: {fault}; fit again with `python evaluate.py run=<its folder> calibrate=true`, which takes "
         "a run with data.val_fraction above 0, because nothing is fitted on train or test images"
     )
-
-
-def _scaled(predictions: Predictions, temperature: float) -> FloatArray:
-    """Probabilities at a temperature; (n, 2)."""
-    logit = log_odds(predictions.probabilities) / temperature
-    return np.stack([_sigmoid(-logit), _sigmoid(logit)], axis=1)
 
 
 def _sigmoid(logit: FloatArray) -> FloatArray:
