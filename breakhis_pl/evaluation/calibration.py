@@ -273,21 +273,19 @@ def read_calibration(path: Path) -> Calibration:
             "as in data.val_fraction=0.2, because nothing is fitted on train or test images"
         )
     try:
-        document = json_object(path)
-        _check_values(document)
+        return calibration_from(json_object(path))
     except DamagedFileError as damage:
         raise _damaged(path, str(damage)) from damage
-    return Calibration(**document)
 
 
-def _check_values(document: Mapping[str, Any]) -> None:
-    """Refuses what `fit_calibration` cannot have returned.
+def calibration_from(document: object) -> Calibration:
+    """A calibration from plain values of anyone.
 
     Raises:
-        DamagedFileError: Naming the value.
+        DamagedFileError: If `fit_calibration` cannot have returned it; the text names the value.
     """
     names = [field.name for field in fields(Calibration)]
-    if document.keys() != set(names):
+    if not isinstance(document, Mapping) or document.keys() != set(names):
         raise DamagedFileError(f"expected an object with {', '.join(names)}")
     for name, value in document.items():
         is_count = name in ("n_images", "n_cases")
@@ -296,6 +294,7 @@ def _check_values(document: Mapping[str, Any]) -> None:
         low, high = _BOUNDS.get(name, (0.0, 1.0))
         if not low <= value <= high:
             raise DamagedFileError(f"{name} {quoted(value)}; expected {low:g} to {high:g}")
+    return Calibration(**document)
 
 
 def _damaged(path: Path, fault: str) -> RunFolderError:
