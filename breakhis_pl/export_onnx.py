@@ -86,9 +86,7 @@ class _WholeNetwork(nn.Module):
         return logits.float()
 
 
-def export_onnx(
-    run: Path, *, out: Path | None = None, checkpoint: str = "last", images: str | None = None
-) -> Exported:
+def export_onnx(run: Path, *, out: Path | None = None, checkpoint: str = "last", images: str | None = None) -> Exported:
     """Writes a run's network as an ONNX file, if ONNX Runtime then gives what torch gives.
 
     Args:

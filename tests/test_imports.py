@@ -11,12 +11,12 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
-    ("errors", "files", "locks", "randomness", "data.breakhis"),
+    ("errors", "files", "locks", "randomness", "cores", "data.breakhis"),
     ("config", "run_json"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
-        *("data.lock", "data.answer", "data.png"),
+        *("data.lock", "data.answer", "data.png", "data.pictures", "data.resampling", "data.appearance"),
     ),
     ("evaluation.*",),
     ("data.drawn", "data.store", "data.augment", "data.datamodule"),
@@ -24,21 +24,24 @@ LAYERS = (
     ("training.*",),
     ("composition",),
     ("resuming",),
-    ("outcome", "engine", "guards", "run"),
+    ("prediction.*",),
+    ("outcome", "engine", "guards", "run", "export_onnx"),
     ("command_line",),
 )
-WITH_TORCH = ("evaluation.gradcam",)
+WITH_TORCH = ("evaluation.gradcam", "prediction.run_network")
 WITHOUT_TORCH = (
     "errors",
     "files",
     "locks",
     "randomness",
+    "cores",
     "config",
     "run_json",
     "composition",
     "resuming",
     "command_line",
     "evaluation.*",
+    "prediction.*",
     *LAYERS[2],
 )
 

@@ -145,7 +145,9 @@ class Domain:
         """
         deviation = (features - np.array(self.mean)) / np.sqrt(np.diag(np.array(self.covariance)))
         farthest = sorted(range(len(FEATURES)), key=lambda index: -abs(deviation[index]))[:2]
-        parts = [f"{FEATURES[index]} {deviation[index]:+.1f} sd" for index in farthest if abs(deviation[index]) > NOTABLE]
+        parts = [
+            f"{FEATURES[index]} {deviation[index]:+.1f} sd" for index in farthest if abs(deviation[index]) > NOTABLE
+        ]
         return "; ".join(parts) or "a combination of colors and texture that train images do not have"
 
 

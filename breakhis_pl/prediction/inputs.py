@@ -55,7 +55,8 @@ def find_inputs(wanted: str | Sequence[str]) -> Inputs:
     if nothing:
         raise DataFolderError(
             f"no picture found for images={listed(nothing)}; expected a file, a folder with pictures "
-            f"({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}), or a pattern in quotes, as in 'images=slides/*.png'"
+            f"({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}), or a pattern in quotes, as in "
+            "'images=slides/*.png'"
         )
     return Inputs(tuple(found), tuple(unreadable), others)
 
@@ -77,7 +78,7 @@ def _meant(text: str, unreadable: list[tuple[str, str]], others: Counter[str]) -
     elif os.path.lexists(text):
         yield text
     else:
-        for path in sorted(glob.iglob(text, recursive=True)):
+        for path in sorted(glob.iglob(text, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute pattern
             if not _is_folder(path):
                 yield path
 

@@ -163,8 +163,11 @@ def _check_parts(onnx: ModuleType, model: Any, *, n_bytes: int) -> None:
     for node in graph.node:
         if node.domain not in {"", "ai.onnx"}:
             raise ValueError(f"it has a node of another domain, {quoted(node.domain)}")
-        if any(attribute.type not in {kinds.INT, kinds.FLOAT, kinds.STRING, kinds.TENSOR, kinds.INTS, kinds.FLOATS,
-                                      kinds.STRINGS} for attribute in node.attribute):
+        if any(
+            attribute.type
+            not in {kinds.INT, kinds.FLOAT, kinds.STRING, kinds.TENSOR, kinds.INTS, kinds.FLOATS, kinds.STRINGS}
+            for attribute in node.attribute
+        ):
             raise ValueError(f"its node {quoted(node.name)} holds graphs or other parts")
     for tensor in _tensors(onnx, graph):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:

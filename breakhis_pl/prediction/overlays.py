@@ -38,7 +38,7 @@ def write_overlays(folder: Path, images: Sequence[Decoded], heat: Float32Array, 
 
 
 def _plain(name: str) -> str:
-    """A name of letters, digits and a few signs, for any file system.
+    r"""A name of letters, digits and a few signs, for any file system.
 
     Example:
         >>> _plain('SOB "1"\\n.x')

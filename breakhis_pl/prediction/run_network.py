@@ -1,6 +1,5 @@
 """The network of a run folder, by torch."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor
 
 from breakhis_pl.data.augment import to_network_input
-from breakhis_pl.errors import CheckpointError, ConfigurationError
+from breakhis_pl.errors import CheckpointError
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, Calibration, read_calibration
 from breakhis_pl.evaluation.gradcam import grad_cam
 from breakhis_pl.prediction.facts import Float32Array, NetworkFacts, UInt8Array
-from breakhis_pl.run_json import RUN_JSON, read_run
+from breakhis_pl.run_json import read_run
 from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, TrainedNetwork, load_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
 from breakhis_pl.training.speed import CHANNELS_LAST_FROM
