@@ -54,12 +54,6 @@ def test_a_link_that_leads_nowhere_is_left_for_the_reader_to_name(tree: Path) ->
     assert find_inputs("gone.png").paths == ("gone.png",)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
-def test_a_folder_that_cannot_be_read_is_listed(tree: Path) -> None:  # pragma: no cover
-    (tree / "s" / "in").chmod(0)
-    assert find_inputs("s").unreadable == (("s/in", "a folder that cannot be read (Permission denied)"),)
-
-
 def test_a_folder_that_vanishes_is_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
