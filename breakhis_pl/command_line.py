@@ -17,7 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from breakhis_pl.config import BreakHisDataConfig, EvaluateConfig, ProgramName, TrainConfig, TuneConfig
+from breakhis_pl.config import (
+    BreakHisDataConfig,
+    EvaluateConfig,
+    PredictConfig,
+    ProgramName,
+    TrainConfig,
+    TuneConfig,
+)
 from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
 from breakhis_pl.run_json import RUN_JSON
 
@@ -77,6 +84,7 @@ Examples
   python evaluate.py 'runs=[<run folder>,<run folder>]' ensemble=true    average their probabilities, compare with each
   python evaluate.py run=<run folder> tta=dihedral                       average over the eight flips and quarter turns
   python -m breakhis_pl.evaluation <run folder>/test/predictions.csv     the numbers alone, without torch
+  python predict.py run=<run folder> images=<file or folder>             pictures that belong to no data set
 
 Keys
   run                  run folder to evaluate; or
@@ -124,6 +132,31 @@ Keys
 
 Afterwards: study.html in the study's folder says how to train the best configuration and evaluate it on test.
 """,
+    "predict": """\
+predict.py predicts pictures with a trained network: a table with a row for each, in a folder of its own.
+
+usage: python predict.py run=<run folder or exported network> images=<file, folder or pattern> [key=value …]
+
+Examples
+  python predict.py run=outputs/2026-01-31/12-00-00_resnet18 images=slides
+  python predict.py run=<run folder> images=picture.jpg hydra.run.dir=answer
+  python predict.py run=<run folder> 'images=slides/**/*.tif' gradcam=20   and what speaks for the first 20 answers
+  python predict.py run=<run folder> 'images=[slides,other/picture.png]'
+  python -m breakhis_pl.export_onnx run=<run folder> out=network.onnx      one file, to be run without torch
+  python predict.py run=network.onnx images=slides
+
+Keys
+  run                  run folder, or a file that breakhis_pl.export_onnx wrote
+  images               file, folder (searched to any depth), pattern, or a list of these; PNG, JPEG, TIFF, BMP, WebP, …
+  checkpoint=last      last, best, or the path of a checkpoint
+  batch_size=32        images per step;  threads: that decode images, one per core unless given
+  gradcam=false        true, or for how many images to draw what speaks for the answer
+  trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto
+  hydra.run.dir=<folder>     where the table goes; else outputs/<date>/<time>_predict/
+
+Pictures that cannot be read are listed in unreadable.csv; the exit status is 1 then.
+This is research software, not a medical device. What the columns mean: docs/predict.md
+""",
 }
 
 
@@ -131,7 +164,7 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     """Runs one of the top-level programs with the arguments of the command line.
 
     Args:
-        program: "train", "evaluate" or "tune".
+        program: "train", "evaluate", "tune" or "predict".
         arguments: Without the program's name; those of the process if None.
 
     Raises:
@@ -314,14 +347,16 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
     multirun = bool(options & {"-m", "--multirun"})
     if multirun and program == "evaluate":
         raise ConfigurationError("evaluate.py evaluates one run at a time; runs=<sweep folder> compares several")
+    if multirun and program == "predict":
+        raise ConfigurationError("predict.py predicts with one run at a time; images=[…] takes several folders")
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
     if program == "tune":
         _check_study([argument for argument in given if not argument.startswith("-")], multirun=multirun)
         return
     swept = composition.swept_keys(overrides)
-    if "runs" in swept:
-        values = next(override.input_line or "" for override in overrides if override.key_or_group == "runs")
-        raise ConfigurationError(f"several runs are written as a list: 'runs=[{values.partition('=')[2]}]'")
+    for name in {"runs", "images"} & set(swept):
+        values = next(override.input_line or "" for override in overrides if override.key_or_group == name)
+        raise ConfigurationError(f"several {name} are written as a list: '{name}=[{values.partition('=')[2]}]'")
     if swept and not multirun:
         command = shlex.join(["python", f"{program}.py", "-m", *given])
         raise ConfigurationError(
@@ -345,6 +380,8 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
         if multirun:
             _check_runs_there(folder, dict(zip(folders, jobs, strict=True)))
         _check_access(folder)
+    if program == "predict":
+        _check_access(composition.output_folder(program, jobs[0], multirun=False))
 
 
 def _check_study(overrides: Sequence[str], *, multirun: bool) -> None:
@@ -469,6 +506,11 @@ def _run_job(config: Any, folder: Path, overrides: Sequence[str]) -> None:
         return
     if isinstance(config, TuneConfig):
         _tune(config, overrides)
+        return
+    if isinstance(config, PredictConfig):
+        from breakhis_pl.prediction import program  # noqa: PLC0415 - imports numpy and Pillow
+
+        program.predict(config, folder)
         return
     is_there = isinstance(config, TrainConfig) and (folder / RUN_JSON).exists()
     if is_there:

@@ -272,6 +272,19 @@ class TuneConfig(TrainConfig):
     space: Any = key(None, "which values each searched key may have")
 
 
+@dataclass
+class PredictConfig:
+    """All keys of predict.py."""
+
+    run: str | None = key(None, "run folder, or a network that breakhis_pl.export_onnx wrote")
+    images: Any = key(None, "file, folder, pattern, or a list of these")
+    checkpoint: str = key("last", "last, best, or the path of a checkpoint")
+    batch_size: int = key(32, "images per step", at_least=1)
+    threads: int | None = key(None, "that decode images; null: one per core", at_least=1, at_most=256)
+    gradcam: Any = key(False, "pictures of what speaks for the prediction: true for all images, or how many")
+    trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
+
+
 OptimizerConfig: TypeAlias = AdamaxConfig | AdamWConfig | SGDConfig
 SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | ConstantConfig
 
@@ -284,8 +297,10 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
 )
 """Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
 
-ProgramName: TypeAlias = Literal["train", "evaluate", "tune"]
-PROGRAMS: Mapping[str, type] = MappingProxyType({"train": TrainConfig, "evaluate": EvaluateConfig, "tune": TuneConfig})
+ProgramName: TypeAlias = Literal["train", "evaluate", "tune", "predict"]
+PROGRAMS: Mapping[str, type] = MappingProxyType(
+    {"train": TrainConfig, "evaluate": EvaluateConfig, "tune": TuneConfig, "predict": PredictConfig}
+)
 
 
 def faults(config: object, prefix: str = "") -> Iterator[str]:
@@ -325,6 +340,8 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield "run and runs are both set; run evaluates one run, runs compares several"
         case EvaluateConfig(run=None, runs=runs) if not _is_text_or_texts(runs):
             yield f"runs={runs} is not possible; expected the folder of a sweep, or a list of run folders"
+        case PredictConfig():
+            yield from _predict_faults(config)
         case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
             yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
         case _:
@@ -354,6 +371,38 @@ def _faults_of_averages(config: EvaluateConfig) -> Iterator[str]:
         if value != only:
             shown = str(value).lower() if isinstance(value, bool) else value
             yield f"ensemble=true {key_name}={shown}: the test tables that runs hold are averaged as they are"
+
+
+def _predict_faults(config: PredictConfig) -> Iterator[str]:
+    """Faults of what predict.py was asked for."""
+    if config.run is None:
+        yield "nothing to predict with: set run=<run folder>, or run=<exported network>.onnx"
+    if config.images is None:
+        yield "nothing to predict: set images=<file, folder or pattern>"
+    elif not _is_text_or_texts(config.images) or (isinstance(config.images, list) and "" in config.images):
+        yield (
+            f"images={config.images} is not possible; expected a file, a folder, a pattern, or a list of these "
+            "(a name that is a number is written ./2024)"
+        )
+    is_count = isinstance(config.gradcam, int) and config.gradcam >= 0  # true and false are whole numbers too
+    if not is_count:
+        yield f"gradcam={config.gradcam} is not possible; expected true, false or a number of images, at least 0"
+    if not is_exported(config.run):
+        return
+    if is_count and config.gradcam:
+        yield f"gradcam={config.gradcam} needs gradients, which an exported network has not; set run=<run folder>"
+    if config.checkpoint != "last":
+        yield f"checkpoint={config.checkpoint} is for a run folder; {config.run} holds one network"
+    if config.trainer.accelerator not in {"auto", "cpu"} or config.trainer.precision not in {"auto", "32-true"}:
+        yield (
+            f"trainer.accelerator={config.trainer.accelerator} trainer.precision={config.trainer.precision}: an "
+            "exported network runs on the CPU in 32-true; set run=<run folder>"
+        )
+
+
+def is_exported(run: str | None) -> bool:
+    """Whether a value of `run` names an exported network rather than a run folder."""
+    return run is not None and run.lower().endswith(".onnx")
 
 
 def _is_text_or_texts(value: object) -> bool:

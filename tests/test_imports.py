@@ -11,12 +11,12 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
-    ("errors", "files", "locks", "randomness", "data.breakhis"),
+    ("errors", "files", "locks", "randomness", "cores", "data.breakhis"),
     ("config", "run_json"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
-        *("data.lock", "data.answer", "data.png"),
+        *("data.lock", "data.answer", "data.png", "data.pictures", "data.resampling", "data.appearance"),
     ),
     ("evaluation.*",),
     ("tuning.space", "tuning.trials", "tuning.figures", "tuning.page"),
@@ -26,16 +26,18 @@ LAYERS = (
     ("composition",),
     ("resuming",),
     ("tuning.plan", "tuning.best", "tuning.study"),
-    ("outcome", "engine", "guards", "run"),
+    ("prediction.*",),
+    ("outcome", "engine", "guards", "run", "export_onnx"),
     ("tuning.reporting", "tuning.worker"),
     ("command_line",),
 )
-WITH_TORCH = ("evaluation.gradcam",)
+WITH_TORCH = ("evaluation.gradcam", "prediction.run_network")
 WITHOUT_TORCH = (
     "errors",
     "files",
     "locks",
     "randomness",
+    "cores",
     "config",
     "run_json",
     "composition",
@@ -43,6 +45,7 @@ WITHOUT_TORCH = (
     "command_line",
     "evaluation.*",
     *("tuning.space", "tuning.trials", "tuning.figures", "tuning.page", "tuning.plan", "tuning.best", "tuning.study"),
+    "prediction.*",
     *LAYERS[2],
 )
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from breakhis_pl.config import SMALLEST_IMAGE, AugmentationConfig, BreakHisDataConfig, DataConfig, SyntheticDataConfig
+from breakhis_pl.cores import n_cores
+from breakhis_pl.data.appearance import appearances, fit_domain, plain_domain
 from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_network_input
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.drawn import synthetic_folder
@@ -86,6 +88,7 @@ class BreakHisDataModule(L.LightningDataModule):
         self.is_resident = True
         self.eval_batch_size = data.eval_batch_size or data.batch_size
         self._is_set_up = False
+        self._plain_domain: tuple[dict[str, Any] | None] | None = None
         self._resident: dict[torch.device, _Resident] = {}
         self._matrices: tuple[int, Tensor] | None = None
 
@@ -208,7 +211,17 @@ class BreakHisDataModule(L.LightningDataModule):
             "std": list(self.std),
             "image_size": self.data.image_size,
             "split_checksum": self.split.checksum(),
+            "domain": self._domain(),
         }
+
+    def _domain(self) -> dict[str, Any] | None:
+        """What the train images look like, computed once, when the first checkpoint is written."""
+        if self._plain_domain is None:
+            rows = self.split.indices(Subset.TRAIN)
+            features = appearances(self.store.pixels, rows, n_threads=n_cores())
+            domain = fit_domain(features, [self.records[row].name.case for row in rows])
+            self._plain_domain = (None if domain is None else plain_domain(domain),)
+        return self._plain_domain[0]
 
     def _root(self) -> Path:
         match self.data:

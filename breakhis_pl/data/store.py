@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional
 from tqdm import tqdm
 
+from breakhis_pl.cores import n_cores
 from breakhis_pl.data.index import ImageRecord
 from breakhis_pl.data.png import UInt8Array, read_png
 from breakhis_pl.errors import ImageError, StorageError, listed
@@ -231,7 +232,7 @@ def _read(folder: Path, records: Sequence[ImageRecord], image_size: int) -> Stor
     checksums, sums = tuple(facts["checksums"]), np.array(facts["sums"], dtype=np.int64)
     pixels = np.empty((len(names), image_size, image_size, 3), dtype=np.uint8)
     header = _npy_header(pixels)
-    with open_file(folder / "pixels.npy") as file, ThreadPoolExecutor(_n_workers()) as pool:
+    with open_file(folder / "pixels.npy") as file, ThreadPoolExecutor(n_cores()) as pool:
         if os.fstat(file.fileno()).st_size != len(header) + pixels.nbytes or file.read(len(header)) != header:
             return None
         found = []
@@ -296,7 +297,7 @@ def _in_threads(
         ImageError: After all files were tried, naming those that failed.
     """
     faults: list[str] = []
-    pool = ThreadPoolExecutor(_n_workers())
+    pool = ThreadPoolExecutor(n_cores())
     try:
         readings = [pool.submit(read, row) for row in range(len(records))]
         for reading in tqdm(readings, desc=doing, unit=" images", disable=None if show_progress else True):
@@ -326,7 +327,3 @@ def _lines(faults: Sequence[str], limit: int = 10) -> str:
 
 def _checksum(image: UInt8Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()
-
-
-def _n_workers() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -107,7 +107,7 @@ def fit_calibration(predictions: Predictions, *, sensitivity: float = 0.95) -> C
                 "train with a larger data.val_fraction, or another seed"
             )
     temperature = best_temperature(log_odds(predictions.probabilities), predictions.target)
-    scaled = _scaled(predictions, temperature)
+    scaled = at_temperature(predictions.probabilities, temperature)
     threshold = largest_threshold(scaled[is_malignant, 1], sensitivity=sensitivity)
     is_called = scaled[:, 1] >= threshold
     return Calibration(
@@ -194,6 +194,20 @@ def largest_threshold(prob_malignant: FloatArray, *, sensitivity: float) -> floa
     return float(np.sort(prob_malignant)[prob_malignant.size - n_needed])
 
 
+def at_temperature(probabilities: FloatArray, temperature: float) -> FloatArray:
+    """Probabilities at a temperature.
+
+    Args:
+        probabilities: Columns as in `CLASS_NAMES`; (n, 2), 0..1.
+        temperature: Divides the logits.
+
+    Returns:
+        float64, (n, 2).
+    """
+    logit = log_odds(probabilities) / temperature
+    return np.stack([_sigmoid(-logit), _sigmoid(logit)], axis=1)
+
+
 def calibrated(predictions: Predictions, calibration: Calibration) -> Predictions:
     """The rows with calibrated probabilities, decided at the threshold.
 
@@ -201,7 +215,7 @@ def calibrated(predictions: Predictions, calibration: Calibration) -> Prediction
         predictions: Rows of any subset.
         calibration: What was fitted on validation rows of the same network.
     """
-    scaled = _scaled(predictions, calibration.temperature)
+    scaled = at_temperature(predictions.probabilities, calibration.temperature)
     is_called = scaled[:, 1] >= calibration.threshold
     return replace(predictions, probabilities=scaled, predicted=is_called.astype(np.int64))
 
@@ -259,21 +273,19 @@ def read_calibration(path: Path) -> Calibration:
             "as in data.val_fraction=0.2, because nothing is fitted on train or test images"
         )
     try:
-        document = json_object(path)
-        _check_values(document)
+        return calibration_from(json_object(path))
     except DamagedFileError as damage:
         raise _damaged(path, str(damage)) from damage
-    return Calibration(**document)
 
 
-def _check_values(document: Mapping[str, Any]) -> None:
-    """Refuses what `fit_calibration` cannot have returned.
+def calibration_from(document: object) -> Calibration:
+    """A calibration from plain values of anyone.
 
     Raises:
-        DamagedFileError: Naming the value.
+        DamagedFileError: If `fit_calibration` cannot have returned it; the text names the value.
     """
     names = [field.name for field in fields(Calibration)]
-    if document.keys() != set(names):
+    if not isinstance(document, Mapping) or document.keys() != set(names):
         raise DamagedFileError(f"expected an object with {', '.join(names)}")
     for name, value in document.items():
         is_count = name in ("n_images", "n_cases")
@@ -282,6 +294,7 @@ def _check_values(document: Mapping[str, Any]) -> None:
         low, high = _BOUNDS.get(name, (0.0, 1.0))
         if not low <= value <= high:
             raise DamagedFileError(f"{name} {quoted(value)}; expected {low:g} to {high:g}")
+    return Calibration(**document)
 
 
 def _damaged(path: Path, fault: str) -> RunFolderError:
@@ -289,12 +302,6 @@ def _damaged(path: Path, fault: str) -> RunFolderError:
         f"{path} is damaged: {fault}; fit again with `python evaluate.py run=<its folder> calibrate=true`, which takes "
         "a run with data.val_fraction above 0, because nothing is fitted on train or test images"
     )
-
-
-def _scaled(predictions: Predictions, temperature: float) -> FloatArray:
-    """Probabilities at a temperature; (n, 2)."""
-    logit = log_odds(predictions.probabilities) / temperature
-    return np.stack([_sigmoid(-logit), _sigmoid(logit)], axis=1)
 
 
 def _sigmoid(logit: FloatArray) -> FloatArray:

@@ -64,11 +64,20 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         >>> csv_text(["a", "b"], [[1, 'say "x", y']])
         'a,b\n1,"say ""x"", y"\n'
     """
+    return csv_lines((header, *rows))
+
+
+def csv_lines(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as lines of a table without its header, as `csv_text` writes them.
+
+    Args:
+        rows: Values of each; None leaves a cell empty.
+    """
     table = io.StringIO(newline="")
     plain = csv.writer(table, lineterminator="\n")
     # before Python 3.13 a lone \r is not quoted, and then ends the row for every reader
     all_quoted = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in (header, *rows):
+    for row in rows:
         has_return = any(isinstance(cell, str) and "\r" in cell for cell in row)
         (all_quoted if has_return else plain).writerow(row)
     return table.getvalue()

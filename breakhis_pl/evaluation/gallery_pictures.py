@@ -48,28 +48,31 @@ def check_pictures(n: int, pixels: UInt8Array, heat: npt.NDArray[np.float32]) ->
         raise ShapeError(f"heat lies in {lowest:g} to {highest:g}; expected 0 to 1")
 
 
-def save_picture(path: Path, image: UInt8Array, heat: npt.NDArray[np.float32]) -> None:
+def save_picture(path: Path, image: UInt8Array, heat: npt.NDArray[np.float32], *, aspect: float = 1.0) -> None:
     """Writes the picture of an image and its heat as JPEG.
 
     Args:
         path: The file; its folder exists.
         image: uint8, (size, size, 3), RGB.
         heat: float, (size, size), in [0, 1].
+        aspect: Width by height of each half; the longer side is that of the image, or `LARGEST_SIDE`.
     """
-    _picture(image, heat).save(path, format="JPEG", quality=JPEG_QUALITY)
+    _picture(image, heat, aspect).save(path, format="JPEG", quality=JPEG_QUALITY)
 
 
-def _picture(image: UInt8Array, heat: npt.NDArray[np.float32]) -> Image.Image:
+def _picture(image: UInt8Array, heat: npt.NDArray[np.float32], aspect: float) -> Image.Image:
     """The image and the tinted image side by side.
 
     Args:
         image: uint8, (size, size, 3), RGB.
         heat: float, (size, size), in [0, 1].
+        aspect: Width by height of each half.
     """
     size = min(image.shape[0], LARGEST_SIDE)
-    picture = Image.new("RGB", (2 * size + GAP, size), "white")
-    for left, half in ((0, image), (size + GAP, _tinted(image, heat))):
-        picture.paste(Image.fromarray(half).resize((size, size), Image.Resampling.LANCZOS), (left, 0))
+    width, height = max(1, round(size * min(aspect, 1))), max(1, round(size / max(aspect, 1)))
+    picture = Image.new("RGB", (2 * width + GAP, height), "white")
+    for left, half in ((0, image), (width + GAP, _tinted(image, heat))):
+        picture.paste(Image.fromarray(half).resize((width, height), Image.Resampling.LANCZOS), (left, 0))
     return picture
 
 

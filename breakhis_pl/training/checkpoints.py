@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from breakhis_pl.config import BACKBONES, SMALLEST_IMAGE
+from breakhis_pl.data.appearance import Domain, restored_domain
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import CheckpointError, StorageError, listed
 from breakhis_pl.evaluation.texts import quoted
@@ -63,6 +64,7 @@ class TrainedNetwork:
         image_size: Side in pixels of the images it was trained on.
         split_checksum: Of the split it was trained on.
         epoch: Number of finished epochs.
+        domain: What the train images looked like; None where there were too few, or an older version wrote the file.
     """
 
     classifier: Classifier
@@ -71,6 +73,7 @@ class TrainedNetwork:
     image_size: int
     split_checksum: str | None
     epoch: int
+    domain: Domain | None = None
 
 
 def load_checkpoint(
@@ -111,6 +114,7 @@ def load_checkpoint(
             image_size=_whole_number(statistics, "image_size", at_least=SMALLEST_IMAGE, at_most=_LARGEST_SIDE),
             split_checksum=_split_checksum(statistics),
             epoch=_whole_number(content, "epoch", at_least=0, at_most=_MOST_EPOCHS) + 1,
+            domain=None if statistics.get("domain") is None else restored_domain(statistics["domain"]),
         )
     except ValueError as error:
         raise CheckpointError(
