@@ -47,7 +47,10 @@ def test_each_network_is_trained_as_long_as_in_the_report(model: str, epochs: in
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_in_conf_composes(group: str, option: str) -> None:
-    config = compose_checked("train", [f"{group}={option}"])
+    if group == "space":  # tune.py alone has it
+        config = compose_checked("tune", [f"space={option}", "study=there", "data.val_fraction=0.2"])
+    else:
+        config = compose_checked("train", [f"{group}={option}"])
     assert isinstance(config, TrainConfig)
 
 
