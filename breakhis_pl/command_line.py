@@ -24,6 +24,7 @@ from breakhis_pl.config import (
     ProgramName,
     TrainConfig,
     TuneConfig,
+    all_magnifications,
 )
 from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
 from breakhis_pl.run_json import RUN_JSON
@@ -551,4 +552,4 @@ def _check_images(config: Any) -> None:
     if isinstance(config, TrainConfig) and isinstance(config.data, BreakHisDataConfig):
         from breakhis_pl.data.index import index_images  # noqa: PLC0415
 
-        index_images(Path(config.data.root), config.data.magnification)
+        index_images(Path(config.data.root), all_magnifications(config.data))

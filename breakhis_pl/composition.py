@@ -266,6 +266,8 @@ def _instance(schema: type, node: DictConfig) -> Any:
     data = getattr(config, "data", None)
     if isinstance(data, DataConfig):
         data.magnification = magnifications(data.magnification)
+        if data.test_magnification is not None:
+            data.test_magnification = magnifications(data.test_magnification)
     return config
 
 

@@ -17,6 +17,10 @@ from breakhis_pl.errors import listed
 
 BACKBONES = ("resnet18", "wide_resnet50", "resnext50")
 SPLITS = ("official", "ratio")
+GROUPS = ("case", "patient")
+BALANCES = ("none", "downsample", "sampler", "loss")
+STAINS = ("none", "macenko", "reinhard")
+MONITORS = ("val_loss", "val_accuracy", "val_balanced_accuracy", "val_auroc")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 PIXELS = ("auto", "device", "host")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
@@ -70,6 +74,9 @@ class DataConfig:
     source: str = key("???", "tells the options apart")
     cache_dir: str = key("outputs/cache", "folder of the stores of decoded images; may be deleted at any time")
     magnification: Any = key(200, "40, 100, 200 or 400, or a list of them", choices=MAGNIFICATIONS)
+    test_magnification: Any = key(
+        None, "of test and validation images, one or a list; null: data.magnification", choices=MAGNIFICATIONS
+    )
     image_size: int = key(
         224, "side in pixels that images are resized to, aspect not kept", at_least=SMALLEST_IMAGE, at_most=4096
     )
@@ -78,8 +85,11 @@ class DataConfig:
     pixels: str = key("auto", "decoded images lie on the device, or on the host where they do not fit", choices=PIXELS)
     split: str = key("official", "official: the authors' folds; ratio: whole cases by chance", choices=SPLITS)
     fold: int = key(2, "the authors' fold, for split=official", choices=FOLDS)
+    group: str = key("case", "what split=ratio keeps together: cases, or the authors' patients", choices=GROUPS)
     test_fraction: float = key(0.3, "share of test images, for split=ratio", above=0, below=1)
     val_fraction: float = key(0.0, "share of train images taken out for validation, whole cases", at_least=0, below=1)
+    balance: str = key("none", "what is done about train images of unequal classes", choices=BALANCES)
+    stain: str = key("none", "stain normalization, fitted on the train images", choices=STAINS)
     verify: bool = key(False, "decode all images again and compare them with the store")
 
 
@@ -190,6 +200,8 @@ class TrainerConfig:
     checkpoint_share: float = key(
         0.01, "of the time that writing checkpoints may take; 1 writes after every epoch", above=0, at_most=1
     )
+    monitor: str | None = key(None, "validation value that chooses the epoch; null: the last counts", choices=MONITORS)
+    patience: int | None = key(None, "epochs without a better monitor after which training stops", at_least=1)
     limit_train_batches: int | None = key(None, "train batches per epoch; null takes all", at_least=1)
     progress_bar: bool = key(True, "a bar on a terminal; a line per epoch is always printed")
 
@@ -235,7 +247,7 @@ class EvaluateConfig:
     out: str | None = key(
         None, "folder of the comparison or ensemble; null: the sweep's own, or outputs/<kind>/<date>/<time>"
     )
-    checkpoint: str = key("last", "last, or the path of a checkpoint")
+    checkpoint: str = key("auto", "auto: best where there is one, else last; best, last, or the path of a checkpoint")
     subset: str = key("test", "images to evaluate on", choices=("test", "val", "train"))
     tta: str = key("none", "average over flips (4 views) or flips and quarter turns (dihedral, 8)", choices=TTA)
     calibrate: bool = key(False, "fit temperature and threshold on the validation images again")
@@ -297,6 +309,9 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
 )
 """Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
 
+NAMED_CHECKPOINTS = ("auto", "best", "last")
+"""Of a run, by name; anything else is a path."""
+
 ProgramName: TypeAlias = Literal["train", "evaluate", "tune", "predict"]
 PROGRAMS: Mapping[str, type] = MappingProxyType(
     {"train": TrainConfig, "evaluate": EvaluateConfig, "tune": TuneConfig, "predict": PredictConfig}
@@ -313,6 +328,8 @@ def faults(config: object, prefix: str = "") -> Iterator[str]:
         if value == "":
             yield f"{name} is empty; expected {entry.metadata.get('meaning', 'a text')}"
             continue
+        if value is None and entry.default is None:
+            continue
         bounds: Bounds = entry.metadata.get("bounds", Bounds())
         for part in value if isinstance(value, tuple) else (value,):
             expectation = bounds.expectation(part)
@@ -326,12 +343,15 @@ def faults(config: object, prefix: str = "") -> Iterator[str]:
 def _faults_across(config: object, prefix: str) -> Iterator[str]:
     """Faults that only several keys together show."""
     match config:
-        case DataConfig(magnification=()):
-            yield f"{prefix}magnification=[] is not possible; expected at least one of {listed(MAGNIFICATIONS)}"
-        case DataConfig(magnification=tuple() as asked) if len(set(asked)) < len(asked):
-            yield f"{prefix}magnification={list(asked)} names one of them twice"
-        case EvaluateConfig(calibrate=True, checkpoint=checkpoint) if checkpoint != "last":
-            yield f"calibrate=true checkpoint={checkpoint}: what is kept with a run is fitted for its last checkpoint"
+        case DataConfig():
+            yield from _faults_of_data(config, prefix)
+        case TrainConfig():
+            yield from _faults_of_selection(config)
+        case EvaluateConfig(calibrate=True, checkpoint=checkpoint) if checkpoint not in NAMED_CHECKPOINTS:
+            yield (
+                f"calibrate=true checkpoint={checkpoint}: what is kept with a run is fitted for the checkpoint that "
+                "counts; drop one of them"
+            )
         case EvaluateConfig(calibrate=False, sensitivity=sensitivity) if sensitivity is not None:
             yield f"sensitivity={sensitivity} is for calibrate=true, which fits the threshold; add that"
         case EvaluateConfig(run=None, runs=None):
@@ -364,7 +384,7 @@ def _faults_of_averages(config: EvaluateConfig) -> Iterator[str]:
     if config.runs is None:
         yield "ensemble=true averages several runs; set runs=<folder of a sweep>, or 'runs=[<run folder>,<run folder>]'"
     for key_name, value, only in (
-        ("checkpoint", config.checkpoint, "last"),
+        ("checkpoint", config.checkpoint, "auto"),
         ("subset", config.subset, "test"),
         ("calibrate", config.calibrate, False),
     ):
@@ -405,14 +425,54 @@ def is_exported(run: str | None) -> bool:
     return run is not None and run.lower().endswith(".onnx")
 
 
+def _faults_of_data(config: DataConfig, prefix: str) -> Iterator[str]:
+    """Lists that hold nothing or something twice, and a key without effect."""
+    for name in ("magnification", "test_magnification"):
+        asked = getattr(config, name)
+        if asked == ():
+            yield f"{prefix}{name}=[] is not possible; expected at least one of {listed(MAGNIFICATIONS)}"
+        if isinstance(asked, tuple) and len(set(asked)) < len(asked):
+            yield f"{prefix}{name}={list(asked)} names one of them twice"
+    if config.split == "official" and config.group == "patient":
+        yield (
+            f"{prefix}group=patient has no effect on {prefix}split=official, whose folds are by patient; "
+            f"drop it, or set {prefix}split=ratio"
+        )
+
+
+def _faults_of_selection(config: TrainConfig) -> Iterator[str]:
+    """Choosing an epoch without images to choose on, and waiting for nothing."""
+    monitor, patience = config.trainer.monitor, config.trainer.patience
+    if patience is not None and monitor is None:
+        yield (
+            f"trainer.patience={patience} needs a value to watch; expected trainer.monitor, one of {listed(MONITORS)}"
+        )
+    if monitor is not None and isinstance(config.data, DataConfig) and config.data.val_fraction == 0:
+        yield (
+            f"trainer.monitor={monitor} needs validation images, and nothing is chosen on test images; "
+            "set data.val_fraction above 0, as in data.val_fraction=0.2"
+        )
+
+
 def _is_text_or_texts(value: object) -> bool:
     return isinstance(value, str) or (
         isinstance(value, list) and len(value) > 0 and all(isinstance(part, str) for part in value)
     )
 
 
+def evaluated_magnifications(data: DataConfig) -> tuple[int, ...]:
+    """Magnifications of test and validation images."""
+    asked = data.magnification if data.test_magnification is None else data.test_magnification
+    return tuple(asked)
+
+
+def all_magnifications(data: DataConfig) -> tuple[int, ...]:
+    """Magnifications of which images are needed: those of train, then what test has beyond."""
+    return tuple(dict.fromkeys((*data.magnification, *evaluated_magnifications(data))))
+
+
 def magnifications(value: object) -> tuple[object, ...]:
-    """The value of `data.magnification` as a tuple: it may be one number or a list of them."""
+    """The value of `data.magnification` or `data.test_magnification`, one number or a list of them, as a tuple."""
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     by_text = {text: number for number in MAGNIFICATIONS for text in (str(number), str(float(number)))}
     return tuple(by_text.get(str(part), part) for part in values)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from breakhis_pl.config import DataConfig, SyntheticDataConfig
+from breakhis_pl.config import DataConfig, SyntheticDataConfig, all_magnifications
 from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, Calibration, fit_calibration, write_calibration
@@ -104,8 +104,12 @@ def to_predictions(data: BreakHisDataModule, rows: Tensor, logits: Tensor) -> Pr
 def run_title(backbone: str, data: DataConfig) -> str:
     """What a run is, for figures: network, magnification, split."""
     where = "+".join(f"{magnification}X" for magnification in data.magnification)
-    split = f"fold {data.fold}" if data.split == "official" else f"ratio split, {data.test_fraction:g} test"
-    return f"{BACKBONES[backbone].title}, {where}, {split}"
+    if data.test_magnification is not None:
+        where += f", tested at {'+'.join(f'{magnification}X' for magnification in data.test_magnification)}"
+    by = "" if data.group == "case" else f" by {data.group}"
+    split = f"fold {data.fold}" if data.split == "official" else f"ratio split{by}, {data.test_fraction:g} test"
+    stain = "" if data.stain == "none" else f", {data.stain.capitalize()} stains"
+    return f"{BACKBONES[backbone].title}, {where}, {split}{stain}"
 
 
 def figure_note(data: BreakHisDataModule) -> str | None:
@@ -115,6 +119,6 @@ def figure_note(data: BreakHisDataModule) -> str | None:
     if data.is_complete:
         return None
     n_published = sum(
-        n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in data.data.magnification
+        n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in all_magnifications(data.data)
     )
-    return f"{INCOMPLETE_NOTE}: {len(data.records):,} of {n_published:,} images"
+    return f"{INCOMPLETE_NOTE}: {data.n_found:,} of {n_published:,} images"

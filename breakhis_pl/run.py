@@ -181,6 +181,7 @@ def _prepare(
         memory_format=speed.torch_memory_format,
         evaluated=data.evaluated,
         make_optimizers=lambda parameters: make_optimizers(config, parameters),
+        class_weights=data.class_weights(),
     )
     if checkpoint is None:
         load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)

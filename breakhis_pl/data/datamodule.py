@@ -15,17 +15,32 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from breakhis_pl.config import SMALLEST_IMAGE, AugmentationConfig, BreakHisDataConfig, DataConfig, SyntheticDataConfig
+from breakhis_pl.config import (
+    SMALLEST_IMAGE,
+    AugmentationConfig,
+    BreakHisDataConfig,
+    DataConfig,
+    SyntheticDataConfig,
+    all_magnifications,
+    evaluated_magnifications,
+)
 from breakhis_pl.cores import n_cores
 from breakhis_pl.data.appearance import appearances, fit_domain, plain_domain
 from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_network_input
+from breakhis_pl.data.balance import TrainOrder, class_weights
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
-from breakhis_pl.data.splits import Split, check_trainable, official_split, ratio_split, with_validation
+from breakhis_pl.data.splits import (
+    Split,
+    at_magnifications,
+    check_trainable,
+    official_split,
+    ratio_split,
+    with_validation,
+)
 from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
 from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
-from breakhis_pl.randomness import derived_seed
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +69,14 @@ class BreakHisDataModule(L.LightningDataModule):
         show_progress: Whether bars are shown while images are drawn or decoded.
 
     Attributes:
-        records: All images at the wanted magnifications, in the order of the store's rows.
+        records: All images that train, validation or test have, in the order of the store's rows.
+        n_found: Number of images at the wanted magnifications; more than records where test has magnifications of its
+            own: then those of its patients at train's are left out, and the other way round.
         split: Subset of each record.
         is_complete: Whether these are exactly the published images.
         description: One line on what is there.
-        mean: Of red, green and blue over all pixels of the train images, values in [0, 1].
+        mean: Of red, green and blue over all pixels of all train images, each once whatever data.balance is, after
+            stain normalization; values in [0, 1].
         std: Likewise, the population standard deviation.
         evaluated: Subsets that `val_dataloader` gives, in this order: val where there is one, and test, unless another
             choice is made after `index`.
@@ -68,6 +86,7 @@ class BreakHisDataModule(L.LightningDataModule):
     """
 
     records: tuple[ImageRecord, ...]
+    n_found: int
     split: Split
     is_complete: bool
     description: str
@@ -98,19 +117,20 @@ class BreakHisDataModule(L.LightningDataModule):
         Raises:
             BreakHisError: If the folder, the images in it or the split are not usable.
         """
-        wanted = self.data.magnification
-        root = self._root()
-        self.records = index_images(root, wanted)
-        self.description = describe(self.records, wanted)
+        wanted = all_magnifications(self.data)
+        found = index_images(self._root(), wanted)
+        self.n_found = len(found)
+        self.description = describe(found, wanted) + self._described_magnifications()
         self.is_complete = True
         try:
-            check_complete(self.records, wanted)
+            check_complete(found, wanted)
         except IncompleteDataError:
             if isinstance(self.data, BreakHisDataConfig) and self.data.require_complete:
                 raise
             self.is_complete = False
-        self._check_magnifications()
-        self.split = self._make_split()
+        self._check_magnifications(found)
+        self.split = self._make_split(found)
+        self.records = self.split.records
         self.evaluated = tuple(subset for subset in (Subset.VAL, Subset.TEST) if subset in self.split.subsets)
 
     def prepare_data(self) -> None:
@@ -142,14 +162,21 @@ class BreakHisDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Rows of the train images, in an order that follows seed and epoch."""
-        rows = self.split.indices(Subset.TRAIN)
         return DataLoader(
-            Rows(rows),
+            Rows(self.split.indices(Subset.TRAIN)),
             batch_size=self.data.batch_size,
-            sampler=ShuffledSampler(len(rows), seed=self.seed, module=self),
+            sampler=ShuffledSampler(self.train_order(), module=self),
             collate_fn=_as_they_are,
             generator=torch.Generator(),  # else every pass draws from the global stream
         )
+
+    def train_order(self) -> TrainOrder:
+        """Which train images an epoch shows, in which order."""
+        return TrainOrder(self._train_targets(), balance=self.data.balance, seed=self.seed)
+
+    def class_weights(self) -> tuple[float, ...] | None:
+        """Weights of the classes in the loss of training; None where all are 1."""
+        return class_weights(self._train_targets()) if self.data.balance == "loss" else None
 
     def val_dataloader(self) -> list[DataLoader[Tensor]]:
         """Rows of the images of every subset in `evaluated`, in the order of the records."""
@@ -232,21 +259,37 @@ class BreakHisDataModule(L.LightningDataModule):
             case _:
                 raise ConfigurationError(f"data.source={self.data.source} is not possible")
 
-    def _make_split(self) -> Split:
+    def _train_targets(self) -> tuple[int, ...]:
+        return tuple(self.records[row].name.target for row in self.split.indices(Subset.TRAIN))
+
+    def _described_magnifications(self) -> str:
+        if self.data.test_magnification is None:
+            return ""
+        return f"; train at {_times(self.data.magnification)}, test at {_times(self.data.test_magnification)}"
+
+    def _make_split(self, found: Sequence[ImageRecord]) -> Split:
+        """Subsets of the images found; without those that no subset has at their magnification."""
+        counted = evaluated_magnifications(self.data)
         if self.data.split == "official":
-            split = official_split(self.records, fold=self.data.fold)
+            split = official_split(found, fold=self.data.fold)
             asked = f"data.split=official data.fold={self.data.fold}"
         else:
-            split = ratio_split(self.records, test_fraction=self.data.test_fraction, seed=self.seed)
+            split = ratio_split(
+                found, test_fraction=self.data.test_fraction, seed=self.seed, group=self.data.group, counted=counted
+            )
             asked = f"data.split=ratio data.test_fraction={self.data.test_fraction} seed={self.seed}"
-        lacking = check_trainable(split, asked)
+
+        def kept(of: Split) -> Split:
+            return at_magnifications(of, train=self.data.magnification, evaluated=counted)
+
+        lacking = check_trainable(kept(split), asked)
         if lacking:
             log.warning(
                 "test has no %s image (%s): metrics that need both classes, as AUROC, will be null", lacking[0], asked
             )
         if self.data.val_fraction == 0:
-            return split
-        split = with_validation(split, fraction=self.data.val_fraction, seed=self.seed)
+            return kept(split)
+        split = kept(with_validation(split, fraction=self.data.val_fraction, seed=self.seed, counted=counted))
         check_trainable(split, f"{asked} data.val_fraction={self.data.val_fraction:g}")
         return split
 
@@ -261,30 +304,32 @@ class BreakHisDataModule(L.LightningDataModule):
         Raises:
             ConfigurationError: If a train batch is a single image that small.
         """
-        n_train, size = len(self.split.indices(Subset.TRAIN)), self.data.batch_size
+        n_train, size = len(self.train_order()), self.data.batch_size
         n_full, rest = divmod(n_train, size)
         is_single = size == 1 or (rest == 1 and (limit is None or limit > n_full))
         if self.data.image_size <= SMALLEST_IMAGE and is_single:
             raise ConfigurationError(
-                f"data.batch_size={size} leaves a batch of a single image ({n_train} train images), which batch norm "
-                f"cannot take at data.image_size={self.data.image_size}; change either of them"
+                f"data.batch_size={size} leaves a batch of a single image ({n_train} train images an epoch), "
+                f"which batch norm cannot take at data.image_size={self.data.image_size}; change either of them"
             )
 
-    def _check_magnifications(self) -> None:
+    def _check_magnifications(self, found: Sequence[ImageRecord]) -> None:
         """Makes sure that every magnification asked for has an image, so that none is missing from what is reported.
 
         Raises:
             DataFolderError: If one has none.
         """
-        counts = Counter(record.name.magnification for record in self.records)
-        lacking = [magnification for magnification in self.data.magnification if counts[magnification] == 0]
-        if lacking:
-            there = ",".join(str(magnification) for magnification in sorted(counts))
-            raise DataFolderError(
-                f"data.magnification={list(self.data.magnification)}: no image at "
-                f"{', '.join(f'{magnification}X' for magnification in lacking)}; expected some at each; "
-                f"set 'data.magnification=[{there}]', or add the missing images"
-            )
+        counts = Counter(record.name.magnification for record in found)
+        for key in ("magnification", "test_magnification"):
+            asked = getattr(self.data, key) or ()
+            lacking = [magnification for magnification in asked if counts[magnification] == 0]
+            if lacking:
+                there = ",".join(str(magnification) for magnification in sorted(counts))
+                raise DataFolderError(
+                    f"data.{key}={list(asked)}: no image at "
+                    f"{', '.join(f'{magnification}X' for magnification in lacking)}; expected some at each; "
+                    f"set 'data.{key}=[{there}]', or add the missing images"
+                )
 
     def _check_contrast(self) -> None:
         """Makes sure that images can be normalized: the standard deviation is what they are divided by.
@@ -367,17 +412,19 @@ class ShuffledSampler(Sampler[int]):
     the first position is drawn.
     """
 
-    def __init__(self, n_positions: int, *, seed: int, module: BreakHisDataModule) -> None:
-        self.n_positions = n_positions
-        self.seed = seed
+    def __init__(self, order: TrainOrder, *, module: BreakHisDataModule) -> None:
+        self.order = order
         self.module = module
 
     def __len__(self) -> int:
         """Number of positions."""
-        return self.n_positions
+        return len(self.order)
 
     def __iter__(self) -> Iterator[int]:
         """The positions of the trainer's current epoch."""
         epoch = self.module.trainer.current_epoch if self.module.trainer is not None else 0
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, "shuffle", epoch))
-        yield from torch.randperm(self.n_positions, generator=generator).tolist()
+        yield from self.order.positions(epoch)
+
+
+def _times(magnifications: Sequence[int]) -> str:
+    return "+".join(f"{magnification}X" for magnification in magnifications)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from breakhis_pl.config import SyntheticDataConfig
+from breakhis_pl.config import SyntheticDataConfig, all_magnifications
 from breakhis_pl.data.breakhis import IMAGE_SIZE
 from breakhis_pl.data.synthetic import write_synthetic
 from breakhis_pl.errors import StorageError
@@ -33,7 +33,8 @@ def synthetic_folder(config: SyntheticDataConfig, *, show_progress: bool = True)
         StorageError: If the cache folder cannot be written to, or its disk is full.
     """
     width, height = config.width, round(config.width * IMAGE_SIZE[1] / IMAGE_SIZE[0])
-    asked = (DRAWING_VERSION, width, height, config.draw_seed, config.images_per_patient, *sorted(config.magnification))
+    drawn = sorted(all_magnifications(config))
+    asked = (DRAWING_VERSION, width, height, config.draw_seed, config.images_per_patient, *drawn)
     cache = Path(config.cache_dir)
     folder = cache / f"synthetic-{hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
     clear_leftovers(cache, of="synthetic-*")
@@ -66,7 +67,7 @@ def _draw(config: SyntheticDataConfig, folder: Path, *, size: tuple[int, int], s
 
         write_synthetic(
             aside,
-            magnifications=config.magnification,
+            magnifications=all_magnifications(config),
             images_per_patient=config.images_per_patient,
             size=size,
             seed=config.draw_seed,

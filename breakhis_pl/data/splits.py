@@ -1,17 +1,22 @@
-"""Which image is for training, validation or test: the authors' folds, ratio splits, validation by case."""
+"""Which image is for training, validation or test: the authors' folds, ratio splits, validation by case.
+
+Where test has other magnifications than train, sides are chosen by the images at test's magnifications alone
+(`counted`), so that a run has the test and validation images of a run at these magnifications; `at_magnifications`
+then leaves out what is on neither side.
+"""
 
 import csv
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from breakhis_pl.data.breakhis import CLASS_NAMES, Subset, official_subset
+from breakhis_pl.data.breakhis import CLASS_NAMES, MAGNIFICATIONS, Subset, official_subset
 from breakhis_pl.data.index import ImageRecord
 from breakhis_pl.errors import ShapeError, SplitError, listed
 from breakhis_pl.files import write_text
@@ -79,7 +84,14 @@ def official_split(records: Sequence[ImageRecord], *, fold: int) -> Split:
     return Split(tuple(records), tuple(official_subset(record.name.patient, fold) for record in records))
 
 
-def ratio_split(records: Sequence[ImageRecord], *, test_fraction: float, seed: int) -> Split:
+def ratio_split(
+    records: Sequence[ImageRecord],
+    *,
+    test_fraction: float,
+    seed: int,
+    group: str = "case",
+    counted: Collection[int] = MAGNIFICATIONS,
+) -> Split:
     """A random division into train and test that keeps all images of a case together, stratified by class.
 
     Args:
@@ -87,6 +99,8 @@ def ratio_split(records: Sequence[ImageRecord], *, test_fraction: float, seed: i
         test_fraction: Share of the images of each class that goes to test, in (0, 1); met as nearly as whole
             cases allow.
         seed: Chooses the split.
+        group: What keeps together: "case", or "patient", which lets slides of one case lie on both sides.
+        counted: Magnifications whose images the fraction is of; what has none of them goes to train.
 
     Raises:
         SplitError: If the fraction is outside (0, 1).
@@ -95,19 +109,20 @@ def ratio_split(records: Sequence[ImageRecord], *, test_fraction: float, seed: i
         raise SplitError(
             f"a test fraction of {test_fraction} leaves a side empty; set data.test_fraction within (0, 1)"
         )
-    chosen = _choose_cases(records, fraction=test_fraction, key=f"test,{seed}")
-    return Split(
-        tuple(records), tuple(Subset.TEST if record.name.case in chosen else Subset.TRAIN for record in records)
-    )
+    considered = [record for record in records if record.name.magnification in counted]
+    chosen = _choose_groups(considered, fraction=test_fraction, key=f"test,{seed}", group=group)
+    subsets = (Subset.TEST if _group_of(record, group) in chosen else Subset.TRAIN for record in records)
+    return Split(tuple(records), tuple(subsets))
 
 
-def with_validation(split: Split, *, fraction: float, seed: int) -> Split:
+def with_validation(split: Split, *, fraction: float, seed: int, counted: Collection[int] = MAGNIFICATIONS) -> Split:
     """The split with whole cases of train turned into a validation set, stratified by class.
 
     Args:
         split: One without a validation set.
         fraction: Share of the train images of each class, in [0, 1); 0 leaves the split as it is.
         seed: Chooses the cases.
+        counted: Magnifications whose images the fraction is of; cases that have none of them stay in train.
 
     Raises:
         SplitError: If the fraction is outside [0, 1), there is a validation set already, or train has too few cases.
@@ -118,7 +133,11 @@ def with_validation(split: Split, *, fraction: float, seed: int) -> Split:
         raise SplitError("the split has a validation set already; make one from a split into train and test")
     if fraction == 0:
         return split
-    train = [split.records[index] for index in split.indices(Subset.TRAIN)]
+    train = [
+        split.records[index]
+        for index in split.indices(Subset.TRAIN)
+        if split.records[index].name.magnification in counted
+    ]
     for class_name in CLASS_NAMES:
         cases = sorted({record.name.case for record in train if record.name.class_name == class_name})
         if len(cases) < 2:
@@ -126,12 +145,28 @@ def with_validation(split: Split, *, fraction: float, seed: int) -> Split:
                 f"{class_name} cases in train: {listed(cases) or 'none'}; train and validation need one each; "
                 "set data.val_fraction=0, or use more images"
             )
-    chosen = _choose_cases(train, fraction=fraction, key=f"val,{seed}")
+    chosen = _choose_groups(train, fraction=fraction, key=f"val,{seed}", group="case")
     subsets = tuple(
         Subset.VAL if subset == Subset.TRAIN and record.name.case in chosen else subset
         for record, subset in zip(split.records, split.subsets, strict=True)
     )
     return Split(split.records, subsets)
+
+
+def at_magnifications(split: Split, *, train: Collection[int], evaluated: Collection[int]) -> Split:
+    """The split without images at magnifications that their subset is not to have.
+
+    Args:
+        split: Of images at any magnifications.
+        train: Magnifications of train images.
+        evaluated: Magnifications of validation and test images.
+    """
+    kept = [
+        (record, subset)
+        for record, subset in zip(split.records, split.subsets, strict=True)
+        if record.name.magnification in (train if subset is Subset.TRAIN else evaluated)
+    ]
+    return Split(tuple(record for record, _ in kept), tuple(subset for _, subset in kept))
 
 
 def check_trainable(split: Split, asked: str) -> tuple[str, ...]:
@@ -206,8 +241,18 @@ def _absent_classes(split: Split) -> list[tuple[str, str]]:
     ]
 
 
-def _choose_cases(records: Sequence[ImageRecord], *, fraction: float, key: str) -> frozenset[str]:
-    """Cases that together hold about a fraction of the images of each class.
+def _group_of(record: ImageRecord, group: str) -> str:
+    match group:
+        case "case":
+            return record.name.case
+        case "patient":
+            return record.name.patient
+        case _:
+            raise SplitError(f"data.group={group} is not possible; expected case or patient")
+
+
+def _choose_groups(records: Sequence[ImageRecord], *, fraction: float, key: str, group: str) -> frozenset[str]:
+    """Cases (or patients) that together hold about a fraction of the images of each class.
 
     Cases are taken in random order as long as each brings the counts nearer to the wanted ones. Then one or two cases
     at a time are moved to the other side, always those that help most, until nothing does.
@@ -216,10 +261,11 @@ def _choose_cases(records: Sequence[ImageRecord], *, fraction: float, key: str) 
         records: Images, in any order.
         fraction: Share of the images of each class, in (0, 1).
         key: Determines the random order.
+        group: "case" or "patient".
     """
     if not records:
         return frozenset()
-    n_images = Counter((record.name.case, record.name.class_name) for record in records)
+    n_images = Counter((_group_of(record, group), record.name.class_name) for record in records)
     cases = sorted({case for case, _ in n_images}, key=lambda case: _random_rank(case, key))
     sizes = np.array([[n_images[case, name] for name in CLASS_NAMES] for case in cases])  # (n_cases, n_classes)
     is_chosen = np.zeros(len(cases), dtype=np.bool_)

@@ -30,6 +30,7 @@ class Classifier(L.LightningModule):
         memory_format: Of convolution weights, and so of activations.
         evaluated: Names of the subsets of the validation loaders, in their order.
         make_optimizers: From parameters to what `configure_optimizers` returns; not needed for evaluation.
+        class_weights: Of the classes in the loss that training lowers; every loss that is shown is unweighted.
 
     Attributes:
         network: From images (batch, 3, height, width) to logits (batch, 2).
@@ -45,6 +46,7 @@ class Classifier(L.LightningModule):
         memory_format: torch.memory_format = torch.channels_last,
         evaluated: Sequence[str] = ("test",),
         make_optimizers: OptimizerFactory | None = None,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -52,6 +54,9 @@ class Classifier(L.LightningModule):
         self.seed = seed
         self.evaluated = tuple(evaluated)
         self.make_optimizers = make_optimizers
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", weights, persistent=False)  # of the training, not of the network
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "initialization"))
             self.network = build_network(backbone, dropout=dropout).to(memory_format=memory_format)
@@ -95,11 +100,12 @@ class Classifier(L.LightningModule):
         self._reset("train")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch; (), float32."""
+        """Cross-entropy of a batch, weighted by class where that is wanted; (), float32."""
         graphed = None if self.graphed_network is None else self.graphed_network(batch.images)
         logits = self(batch.images) if graphed is None else graphed.float()
-        loss = functional.cross_entropy(logits, batch.targets)
-        self._update("train", loss.detach(), logits.detach(), batch.targets)
+        loss = functional.cross_entropy(logits, batch.targets, weight=self.class_weights)
+        shown = loss if self.class_weights is None else functional.cross_entropy(logits.detach(), batch.targets)
+        self._update("train", shown.detach(), logits.detach(), batch.targets)
         return loss
 
     def on_validation_epoch_start(self) -> None:

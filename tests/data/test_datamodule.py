@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from breakhis_pl.config import BACKBONES, AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
+from breakhis_pl.data.balance import TrainOrder
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule, ShuffledSampler
 from breakhis_pl.data.drawn import synthetic_folder
@@ -94,7 +95,8 @@ def test_loaders_give_every_image_of_their_subset_once(data: BreakHisDataModule)
 def test_the_order_follows_seed_and_epoch_and_leaves_the_global_stream_alone(data: BreakHisDataModule) -> None:
     def order(epoch: int, seed: int) -> list[int]:
         data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
-        return list(ShuffledSampler(54, seed=seed, module=data))
+        order = TrainOrder((0,) * 54, balance="none", seed=seed)
+        return list(ShuffledSampler(order, module=data))
 
     before = torch.get_rng_state()
     assert order(0, 0) == order(0, 0)
