@@ -26,7 +26,6 @@ PIXELS = ("auto", "device", "host")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TTA = ("none", "flips", "dihedral")
-VALIDATION_METRICS = ("val_loss", "val_balanced_accuracy", "val_auroc", "val_accuracy")
 SMALLEST_IMAGE = 32
 """The backbones halve an image five times: 32 pixels become one."""
 
@@ -263,7 +262,7 @@ class TuningConfig:
 
     n_trials: int = key(20, "trials of the study; pruned and failed ones count", at_least=1)
     timeout_s: float | None = key(None, "seconds after which this process starts no further trial", above=0)
-    metric: str = key("val_loss", "what is searched for, of the validation images", choices=VALIDATION_METRICS)
+    metric: str = key("val_loss", "what is searched for, of the validation images", choices=MONITORS)
     sampler: str = key("tpe", "tpe draws by what trials before gave, random does not", choices=("tpe", "random"))
     seed: int = key(0, "seed of what is drawn in the space", at_least=0)
     startup_trials: int = key(10, "trials drawn at random before TPE takes over", at_least=1)

@@ -23,7 +23,7 @@ class ReportEpochs(Callback):
 
     Args:
         trial: Of the study; epochs that it knows already, of a run that was cut, are not told again.
-        metric: One of `config.VALIDATION_METRICS`.
+        metric: One of `config.MONITORS`.
     """
 
     def __init__(self, trial: Trial, metric: str) -> None:
@@ -59,7 +59,7 @@ def epoch_value(classifier: Any, data: Any, metric: str) -> float:
     Args:
         classifier: After an evaluation of val.
         data: What the rows of the store are.
-        metric: One of `config.VALIDATION_METRICS`.
+        metric: One of `config.MONITORS`.
 
     Raises:
         TrainingError: If it is not defined for these images.

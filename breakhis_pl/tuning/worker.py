@@ -114,7 +114,7 @@ def value_of_run(folder: Path, metric: str) -> float:
 
     Args:
         folder: Of a run that is finished.
-        metric: One of `config.VALIDATION_METRICS`.
+        metric: One of `config.MONITORS`.
 
     Raises:
         TrainingError: If it is not defined for these images.
