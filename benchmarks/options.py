@@ -1,0 +1,94 @@
+"""What options of training bring, on validation cases: `python -m benchmarks.options data.root=<folder> …`.
+
+Every option is trained with several seeds, each of which takes other whole cases out of train for validation. The test
+images are not looked at. What is there already in the folder is not trained again, so that a run that was cut goes on.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from types import MappingProxyType
+
+from breakhis_pl import composition, run
+from breakhis_pl.config import TrainConfig
+from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.evaluation.metrics import point_values
+from breakhis_pl.evaluation.predictions import read_predictions
+from breakhis_pl.files import write_text
+from breakhis_pl.run_json import RUN_JSON, read_run
+
+OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "report": (),
+        "strong": ("augmentation=strong",),
+        "sampler": ("data.balance=sampler",),
+        "loss": ("data.balance=loss",),
+        "smoothing": ("training.label_smoothing=0.1",),
+        "mixup": ("training.mixup=0.2",),
+        "ema": ("training.ema_decay=0.98",),
+        "layer decay": ("training.layer_decay=0.7",),
+        "frozen start": ("training.frozen_epochs=2",),
+        "warm-up, cosine": ("scheduler=warmup_cosine",),
+        "adamw 1e-4, cosine": ("optimizer=adamw", "optimizer.lr=1e-4", "scheduler=warmup_cosine"),
+        "macenko": ("data.stain=macenko",),
+        "reinhard": ("data.stain=reinhard",),
+        "frozen features": ("experiment=frozen",),
+    }
+)
+METRICS = ("auroc", "balanced_accuracy", "weighted_f1", "log_loss")
+
+
+def values_of(config: TrainConfig, folder: Path) -> dict[str, float]:
+    """Trains, unless that is done, and gives the values of `METRICS` on the validation images."""
+    is_there = (folder / RUN_JSON).exists()
+    if is_there and read_run(folder)["status"] != "finished":
+        run.resume(config, folder)
+    elif not is_there:
+        run.train(config, folder, evaluated=(Subset.VAL,))
+    values = point_values(read_predictions(folder / Subset.VAL / "predictions.csv"))
+    return {name: float(values[name] or 0.0) for name in METRICS}
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """Markdown: mean over the seeds, in parentheses the mean difference to the first option over the same seeds."""
+    first = next(iter(found.values()))
+    lines = ["| option | seeds | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 2) + "|"]
+    for name, of_seeds in found.items():
+        cells = []
+        for metric in METRICS:
+            change = fmean(here[metric] - there[metric] for here, there in zip(of_seeds, first, strict=False))
+            mean = fmean(of_seed[metric] for of_seed in of_seeds)
+            cells.append(f"{mean:.3f}" + ("" if of_seeds is first else f" ({change:+.3f})"))
+        lines.append(f"| {name} | {len(of_seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains every option with every seed, and writes options.md after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="of train.py, for every option: data.root=…")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
+    parser.add_argument("--only", nargs="*", default=list(OPTIONS), help="names of options; also name:key=value,…")
+    asked = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    composition.register()
+    found: dict[str, list[dict[str, float]]] = {}
+    for text in asked.only:
+        name, _, own = text.partition(":")
+        overrides = own.split(",") if own else OPTIONS[name]
+        for seed in range(asked.seeds):
+            config = composition.compose_checked(
+                "train", [*overrides, "data.val_fraction=0.3", "gallery=0", *asked.overrides, f"seed={seed}"]
+            )
+            place = asked.out / name.replace(" ", "_").replace(",", "") / f"seed{seed}"
+            found.setdefault(name, []).append(values_of(config, place))
+            write_text(asked.out / "options.md", table(found))
+    sys.stdout.write(table(found))
+
+
+if __name__ == "__main__":
+    main()
