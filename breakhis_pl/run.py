@@ -35,6 +35,7 @@ from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tensor_files import read_tensor_file
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.run_json import RUN_JSON, read_run
+from breakhis_pl.training import distributed
 from breakhis_pl.training.background import BackgroundCheckpointIO
 from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, load_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
@@ -63,7 +64,7 @@ def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] 
         BreakHisError: Before anything is written, if data, weights or device are not usable.
         KeyboardInterrupt: If the training was interrupted.
     """
-    if (folder / RUN_JSON).exists():
+    if distributed.is_first() and (folder / RUN_JSON).exists():
         raise RunFolderError(
             f"{folder} holds a run already; resume={folder} goes on with it, another hydra.run.dir starts anew"
         )
@@ -71,19 +72,20 @@ def train(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] 
         _train(config, folder, callbacks)
 
 
-def resume(config: TrainConfig, folder: Path) -> None:
+def resume(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback] = ()) -> None:
     """Goes on with a run after its last checkpoint, or from its start where there is none.
 
     Args:
         config: The run's own, from `resuming.resumed_config`.
         folder: The run folder.
+        callbacks: Called before the run's own.
 
     Raises:
         BreakHisError: As `train`, and if the images are not those of the run.
         KeyboardInterrupt: If the training was interrupted.
     """
     with only_writer(folder), errors_explained(config, folder):
-        _train(config, folder, (), before=read_run(folder))
+        _train(config, folder, callbacks, before=distributed.told(read_run(folder)))
 
 
 def _train(
@@ -91,12 +93,16 @@ def _train(
 ) -> None:
     """Trains a network from the start, or (`before` is what run.json held) from its last checkpoint."""
     started = time.perf_counter()
-    ready = _prepare(config, folder, before)
+    with distributed.first_of_machine_first():
+        ready = _prepare(config, folder, before)
+    if not distributed.is_first():
+        with contextlib.ExitStack() as stack:
+            stack.callback(free_device, ready.data)
+            _fit_or_take(config, folder, ready, _history(config, folder, ready), callbacks)
+        return
     record = RunRecord(folder, _facts(config, ready), before=before)
     writers = SubsetWriters(folder / "tensorboard", first_epoch=ready.n_done + 1)
-    history = History(
-        folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data)
-    )
+    history = _history(config, folder, ready, writers)
     try:
         with errors_explained(config, folder):
             write_split_csv(folder / "split.csv", ready.data.split)
@@ -144,7 +150,10 @@ def _prepare(config: TrainConfig, folder: Path, before: Mapping[str, Any] | None
     """
     accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
     data = BreakHisDataModule(
-        config.data, config.augmentation, seed=config.seed, show_progress=config.trainer.progress_bar
+        config.data,
+        config.augmentation,
+        seed=config.seed,
+        show_progress=config.trainer.progress_bar and distributed.is_first(),
     )
     data.index()
     data.check_train_batches(limit=config.trainer.limit_train_batches)
@@ -175,7 +184,7 @@ def _fit_or_take(
 ) -> None:
     """Trains; where all epochs are done, evaluates the last one."""
     writer = BackgroundCheckpointIO(share=config.trainer.checkpoint_share)
-    bars = [RunProgressBar()] if config.trainer.progress_bar else []
+    bars = [RunProgressBar()] if config.trainer.progress_bar and distributed.is_first() else []
     own = [*bars, *graphs(config, ready.speed), FiniteTraining(), history, LastCheckpoint(folder, writer)]
     trainer = make_trainer(
         config,
@@ -190,6 +199,11 @@ def _fit_or_take(
         fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
     else:
         _take_last_epoch(ready.checkpoint, trainer, ready.classifier, ready.data, history)
+
+
+def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetWriters | None = None) -> History:
+    """The history of a run; without writers that of a process that writes nothing."""
+    return History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data))
 
 
 def _take_last_epoch(
@@ -232,8 +246,11 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
         precision = run["precision"]
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
     path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
-    data = BreakHisDataModule(trained.data, trained.augmentation, seed=trained.seed)
-    data.index()
+    data = BreakHisDataModule(
+        trained.data, trained.augmentation, seed=trained.seed, show_progress=distributed.is_first()
+    )
+    with distributed.first_of_machine_first():
+        data.index()
     speed = make_fast(trained, data, accelerator)
     network = load_checkpoint(path, evaluated=subsets, memory_format=speed.torch_memory_format)
     check_fits(network, path, run, trained, folder)
@@ -244,11 +261,14 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
             "train with data.val_fraction above 0, as in data.val_fraction=0.2"
         )
     data.evaluated = subsets
-    data.setup()
+    with distributed.first_of_machine_first():
+        data.setup()
     check_same_pixels(data, run, folder)
     data.mean, data.std = network.mean, network.std
     trainer = make_trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
+    if not distributed.is_first():
+        return
     device = torch.device(accelerator)
     for each in subsets:
         place = folder / (each if config.checkpoint == "last" else f"{each}_{path.stem}")
@@ -321,6 +341,7 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
         },
         "device": device_name(ready.accelerator),
         "precision": ready.precision,
+        "processes": {"all": distributed.place().n_ranks, "machines": distributed.place().n_nodes},
         "speed": asdict(ready.speed),
         "torch_threads": torch.get_num_threads(),
     }
@@ -345,6 +366,13 @@ def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], fold
         facts["precision"],
         facts["device"],
     )
+    if config.trainer.is_distributed:
+        log.info(
+            "each step's %d images shared by %d processes, %d on each machine",
+            config.data.batch_size,
+            facts["processes"]["all"],
+            config.trainer.devices,
+        )
     if facts["precision"] == "32-true" and facts["device"].startswith("cpu") and has_fast_bf16():
         log.info("this CPU multiplies bf16 in hardware: trainer.precision=bf16-mixed trains faster, in other bits")
     if ready.n_done > 0:

@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
     ("errors", "files", "locks", "randomness", "data.breakhis"),
-    ("config", "run_json"),
+    ("config", "run_json", "processes"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
@@ -25,6 +25,7 @@ LAYERS = (
     ("composition",),
     ("resuming",),
     ("outcome", "engine", "guards", "run"),
+    ("launchers", "jobs"),
     ("command_line",),
 )
 WITH_TORCH = ("evaluation.gradcam",)
@@ -35,8 +36,11 @@ WITHOUT_TORCH = (
     "randomness",
     "config",
     "run_json",
+    "processes",
     "composition",
     "resuming",
+    "launchers",
+    "jobs",
     "command_line",
     "evaluation.*",
     *LAYERS[2],
