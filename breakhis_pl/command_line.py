@@ -3,16 +3,19 @@
 Hydra is imported only after `--help` has been answered, torch only after the configuration was found possible.
 """
 
+import importlib.util
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,6 +30,7 @@ from breakhis_pl.config import (
     all_magnifications,
 )
 from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
+from breakhis_pl.processes import is_follower
 from breakhis_pl.run_json import RUN_JSON
 
 log = logging.getLogger(__name__)
@@ -181,7 +185,9 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     try:
         with _signals_stop():
             resumed = _resumed_folder(program, given)
-            if resumed is not None:
+            if is_follower(os.environ):
+                _follow(program, given, resumed)
+            elif resumed is not None:
                 _resume(resumed, given, unfinished)
             else:
                 check_at_the_door(program, given)
@@ -203,6 +209,27 @@ class _Unfinished:
 
     def how_to_go_on(self) -> str:
         return "" if self.command is None else f"; go on with: {shlex.join(self.command)}"
+
+
+def _follow(program: ProgramName, given: Sequence[str], resumed: Path | None) -> None:
+    """What processes that srun or torchrun has started do beside the first one, which has the folder and speaks.
+
+    Raises:
+        BreakHisError: As the first one.
+    """
+    from breakhis_pl import composition, jobs, resuming  # noqa: PLC0415 - imports Hydra
+
+    composition.register()
+    _check_launcher(given, multirun=bool({"-m", "--multirun"} & set(given)))
+    overrides = [argument for argument in given if not argument.startswith(("-", "resume="))]
+    if resumed is None:
+        config = composition.compose_checked(program, overrides)
+    else:
+        config = resuming.resumed_config(resumed, composition.parse_overrides(overrides))
+        if resuming.is_finished(resumed, config):
+            return
+    if not (isinstance(config, EvaluateConfig) and config.runs is not None):
+        jobs.start(config, resumed or Path())
 
 
 @contextmanager
@@ -252,7 +279,7 @@ def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None
     Raises:
         SystemExit: With status 1 if it failed.
     """
-    from breakhis_pl import composition, resuming  # noqa: PLC0415 - imports Hydra
+    from breakhis_pl import composition, jobs, resuming  # noqa: PLC0415 - imports Hydra
 
     composition.register()
     changes = composition.parse_overrides([argument for argument in given if not argument.startswith("resume=")])
@@ -262,38 +289,16 @@ def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None
         return
     _check_access(folder)
     unfinished.command = ["python", "train.py", *given]
-    with _logging_to(folder / "train.log"):
+    with jobs.logging_to(folder / "train.log"):
         try:
             _check_images(config)
-            from breakhis_pl import run  # noqa: PLC0415 - imports torch
-
-            run.resume(config, folder)
+            jobs.start(config, folder, goes_on=True)
         except (BreakHisError, OSError) as error:
             if os.environ.get("HYDRA_FULL_ERROR"):
                 raise
             log.debug("%s", error)
             sys.stderr.write(f"{error}\n")
             raise SystemExit(1) from None
-
-
-@contextmanager
-def _logging_to(file: Path) -> Iterator[None]:
-    """Logging as Hydra sets it up for a run: lines on the terminal, with their times in a file."""
-    root = logging.getLogger()
-    level = root.level
-    to_file, to_terminal = logging.FileHandler(file, encoding="utf-8"), logging.StreamHandler(sys.stdout)
-    to_file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
-    handlers = (to_file, to_terminal)
-    for handler in handlers:
-        root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-        for handler in handlers:
-            root.removeHandler(handler)
-        to_file.close()
 
 
 def help_text(program: ProgramName) -> str:
@@ -346,6 +351,7 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
     if options & (_OWN_COMPOSITION | _HYDRA_ANSWERS):
         return  # Hydra answers by itself, or composes what only it can; jobs are checked again when they start
     multirun = bool(options & {"-m", "--multirun"})
+    _check_launcher(given, multirun=multirun)
     if multirun and program == "evaluate":
         raise ConfigurationError("evaluate.py evaluates one run at a time; runs=<sweep folder> compares several")
     if multirun and program == "predict":
@@ -400,6 +406,33 @@ def _check_study(overrides: Sequence[str], *, multirun: bool) -> None:
     studies.check_corners(plan)
     studies.check_same_study(plan)
     _check_access(plan.folder)
+
+
+def _check_launcher(given: Sequence[str], *, multirun: bool) -> None:
+    """Makes sure that what starts runs, or has started this process, fits the command.
+
+    Raises:
+        ConfigurationError: If it does not.
+    """
+    from breakhis_pl import processes  # noqa: PLC0415 - not for --help
+
+    launcher = _asked_launcher(given)
+    if launcher and not multirun:
+        raise ConfigurationError(f"hydra/launcher={launcher} starts the runs of a sweep; add -m")
+    if launcher.startswith("submitit") and importlib.util.find_spec("submitit") is None:
+        raise ConfigurationError(
+            f"hydra/launcher={launcher} needs a package that is not installed: uv sync --extra slurm"
+        )
+    if launcher == "submitit_slurm" and shutil.which("srun") is None:
+        raise ConfigurationError(
+            "hydra/launcher=submitit_slurm: no srun here; start the sweep on a machine of the cluster, or use "
+            "hydra/launcher=submitit_local"
+        )
+    if multirun and not launcher and processes.is_shared(os.environ):
+        raise ConfigurationError(
+            "srun or torchrun has started several processes, which do one run together; for a sweep start the command "
+            "once, with hydra/launcher=submitit_slurm for jobs of their own"
+        )
 
 
 def _check_runs_there(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
@@ -457,42 +490,75 @@ def _run_hydra(program: ProgramName, given: Sequence[str], unfinished: _Unfinish
         SystemExit: With status 1 if a run failed; the others of a sweep are run all the same.
     """
     import hydra  # noqa: PLC0415 - after the answer to --help
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-    from hydra.types import RunMode  # noqa: PLC0415
 
-    from breakhis_pl import composition  # noqa: PLC0415
+    from breakhis_pl import composition, jobs  # noqa: PLC0415 - imports Hydra
 
-    failures: list[str] = []
-
-    def job(composed: Any) -> None:
-        settings = HydraConfig.get()
-        in_sweep = settings.mode == RunMode.MULTIRUN
-        folder = Path(settings.runtime.output_dir)
-        if program == "train":
-            again = [argument for argument in given if not argument.startswith("hydra.sweep.dir=")]
-            sweep = [*again, f"hydra.sweep.dir={shlex.quote(settings.sweep.dir)}"]
-            unfinished.command = ["python", "train.py", *(sweep if in_sweep else [f"resume={folder}"])]
-        elif program == "tune":
-            unfinished.command = ["python", "tune.py", *given]
-        try:
-            _run_job(composition.typed(program, composed), folder, list(settings.overrides.task))
-            unfinished.command = unfinished.command if in_sweep else None
-        except (BreakHisError, OSError) as error:
-            if os.environ.get("HYDRA_FULL_ERROR"):
-                raise
-            failures.append(f"{folder.name}: {error}" if in_sweep else str(error))
-            if in_sweep:  # said now, and in the run's log, where the comparison finds it
-                log.error("%s", error)
-        finally:
-            if in_sweep and program == "train":
-                _compare(Path(settings.sweep.dir))
-
-    sys.argv[1:] = given
-    hydra.main(version_base="1.3", config_path=str(_CONF_FOLDER), config_name=program)(job)()
+    overrides = [each for each in given if not each.startswith("-")]
+    swept = composition.swept_keys(composition.parse_overrides(overrides))
+    job = jobs.Job(program, swept, partial(_go_on, program, tuple(given)), _run_job, _compare)
+    sweep = _sweep_elsewhere(program, given)
+    sys.argv[1:] = given if sweep is None else [*given, f"hydra.sweep.dir={_quoted(str(sweep))}"]
+    try:
+        if sweep is not None:
+            unfinished.command = _go_on(program, tuple(given), Path(), str(sweep))
+        hydra.main(version_base="1.3", config_path=str(_CONF_FOLDER), config_name=program)(job)()
+        failures = job.failures if sweep is None else _failures_there(sweep, overrides)
+    except BaseException:
+        unfinished.command = job.unfinished or unfinished.command
+        raise
+    finally:
+        if sweep is not None and sweep.is_dir():
+            with suppress(RunFolderError):  # no run has begun
+                _compare(sweep)
     if failures:
         head = f"{len(failures)} runs failed:\n" if len(failures) > 1 else ""
         sys.stderr.write(head + "\n".join(failures) + "\n")
         raise SystemExit(1)
+
+
+def _quoted(value: str) -> str:
+    """A value for the command line that Hydra takes as it is."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _go_on(program: ProgramName, given: Sequence[str], folder: Path, sweep: str | None) -> list[str]:
+    """The command that goes on with a run, with its sweep, or with a study."""
+    if program == "tune":
+        return ["python", "tune.py", *given]
+    if sweep is None:
+        return ["python", "train.py", f"resume={folder}"]
+    again = [argument for argument in given if not argument.startswith("hydra.sweep.dir=")]
+    return ["python", "train.py", *again, f"hydra.sweep.dir={shlex.quote(sweep)}"]
+
+
+def _sweep_elsewhere(program: ProgramName, given: Sequence[str]) -> Path | None:
+    """Folder of a sweep whose runs are jobs of their own, with all that they need there; None of any other command."""
+    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
+
+    if not _asked_launcher(given).startswith("submitit") or not {"-m", "--multirun"} & set(given):
+        return None
+    from breakhis_pl import launchers  # noqa: PLC0415 - needs an extra
+
+    launchers.use()
+    here = str(_CONF_FOLDER.parent)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
+    return composition.output_folder(program, composition.expand_sweep(overrides)[0], multirun=True).absolute()
+
+
+def _asked_launcher(given: Sequence[str]) -> str:
+    asked = [argument.partition("=")[2] for argument in given if argument.startswith("hydra/launcher=")]
+    return asked[-1] if asked else ""
+
+
+def _failures_there(sweep: Path, overrides: Sequence[str]) -> list[str]:
+    """What went wrong in the runs of a sweep that other processes did, from their folders."""
+    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
+    from breakhis_pl.evaluation.run_summary import summarize_run  # noqa: PLC0415 - imports numpy
+
+    names = map(composition.sweep_choice, composition.expand_sweep(composition.parse_overrides(overrides)))
+    runs = [summarize_run(sweep / name) for name in names]
+    return [f"{run.name}: {run.error or run.status}" for run in runs if run.status != "finished"]
 
 
 def _run_job(config: Any, folder: Path, overrides: Sequence[str]) -> None:
@@ -522,14 +588,9 @@ def _run_job(config: Any, folder: Path, overrides: Sequence[str]) -> None:
             log.info("%s is finished already", folder)
             return
     _check_images(config)
-    from breakhis_pl import run  # noqa: PLC0415 - imports torch
+    from breakhis_pl import jobs  # noqa: PLC0415 - imports Hydra
 
-    if not isinstance(config, TrainConfig):
-        run.evaluate(config)
-    elif is_there:
-        run.resume(config, folder)
-    else:
-        run.train(config, folder)
+    jobs.start(config, folder, goes_on=is_there)
 
 
 def _tune(config: TuneConfig, overrides: Sequence[str]) -> None:

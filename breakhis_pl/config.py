@@ -24,6 +24,7 @@ MONITORS = ("val_loss", "val_accuracy", "val_balanced_accuracy", "val_auroc")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 PIXELS = ("auto", "device", "host")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
+STRATEGIES = ("auto", "ddp")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TTA = ("none", "flips", "dihedral")
 SMALLEST_IMAGE = 32
@@ -185,7 +186,26 @@ class ConstantConfig:
 
 
 @dataclass
-class TrainerConfig:
+class ProcessesConfig:
+    """Keys of `trainer` that say in how many processes a run is done, one for each device."""
+
+    strategy: str = key("auto", "auto: one process, or DDP where there are several devices", choices=STRATEGIES)
+    devices: int = key(1, "devices of each machine, a process each", at_least=1, at_most=1024)
+    num_nodes: int = key(1, "machines", at_least=1, at_most=10_000)
+
+    @property
+    def n_processes(self) -> int:
+        """Of all machines together."""
+        return self.devices * self.num_nodes
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether the run is done in processes of its own."""
+        return self.strategy == "ddp" or self.n_processes > 1
+
+
+@dataclass
+class TrainerConfig(ProcessesConfig):
     """Keys of `trainer`."""
 
     accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
@@ -229,7 +249,7 @@ class EvaluateDataConfig:
 
 
 @dataclass
-class EvaluateTrainerConfig:
+class EvaluateTrainerConfig(ProcessesConfig):
     """Keys of `trainer` in evaluate.py."""
 
     accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
@@ -334,9 +354,33 @@ def faults(config: object, prefix: str = "") -> Iterator[str]:
             expectation = bounds.expectation(part)
             if expectation is not None:
                 yield f"{name}={part} is not possible; expected {expectation}"
+    yield from _faults_of_processes(config, prefix)
     yield from _faults_across(config, prefix)
     if isinstance(config, EvaluateConfig):
         yield from _faults_of_averages(config)
+
+
+def _faults_of_processes(config: object, prefix: str) -> Iterator[str]:
+    """Faults of a run in several processes."""
+    match config:
+        case TrainConfig(data=DataConfig() as data, trainer=trainer) if data.batch_size < trainer.n_processes:
+            yield (
+                f"data.batch_size={data.batch_size} is too small for {trainer.n_processes} processes "
+                "(trainer.devices x trainer.num_nodes): it counts the images of a step over all of them"
+            )
+        case ProcessesConfig(is_distributed=True):
+            accelerator = getattr(config, "accelerator", "auto")
+            if accelerator == "mps":
+                yield f"{prefix}accelerator=mps is a single device; set {prefix}devices=1 {prefix}strategy=auto"
+            elif accelerator == "cpu" and config.strategy != "ddp":
+                yield (
+                    f"{prefix}devices={config.devices} {prefix}num_nodes={config.num_nodes} on a CPU: one process uses "
+                    f"all its cores already; {prefix}strategy=ddp starts several all the same"
+                )
+            if getattr(config, "cuda_graphs", False):
+                yield f"{prefix}cuda_graphs=true is for one process; drop it, or train on one device"
+        case _:
+            pass
 
 
 def _faults_across(config: object, prefix: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ from torch import nn
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.training import distributed
 from breakhis_pl.training.graphs import CudaGraphs
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.speed import Speed, keep_freed_memory, resolve_speed
@@ -29,6 +30,7 @@ def make_fast(config: TrainConfig, data: BreakHisDataModule, accelerator: str) -
     data.is_resident = speed.pixels == "device"
     data.memory_format = speed.torch_memory_format
     data.eval_batch_size = speed.eval_batch_size
+    data.place = distributed.place()
     if speed.keep_memory:
         keep_freed_memory()
     return speed
@@ -61,9 +63,10 @@ def make_trainer(
     # Lightning 2.6.6 uses a class that torch 2.15 deprecates; can go with the next Lightning
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    arguments = distributed.trainer_arguments()
+    callbacks = [*arguments.pop("callbacks"), *callbacks]
     return L.Trainer(
         accelerator=accelerator,
-        devices=1,
         precision=precision,  # type: ignore[arg-type]  # one of config.PRECISIONS
         max_epochs=config.trainer.max_epochs,
         limit_train_batches=config.trainer.limit_train_batches,
@@ -75,7 +78,8 @@ def make_trainer(
         enable_progress_bar=any(isinstance(callback, RunProgressBar) for callback in callbacks),
         use_distributed_sampler=False,
         callbacks=callbacks,
-        plugins=list(plugins),
+        plugins=[*arguments.pop("plugins"), *plugins],
+        **arguments,
     )
 
 

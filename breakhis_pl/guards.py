@@ -13,6 +13,7 @@ from breakhis_pl.errors import BreakHisError, CheckpointError, RunFolderError, S
 from breakhis_pl.files import clear_leftovers
 from breakhis_pl.locks import locked
 from breakhis_pl.training.checkpoints import TrainedNetwork
+from breakhis_pl.training.distributed import is_first
 from breakhis_pl.training.finite import explained
 
 log = logging.getLogger(__name__)
@@ -22,10 +23,15 @@ log = logging.getLogger(__name__)
 def only_writer(folder: Path) -> Iterator[None]:
     """Keeps every other process that would write a run out of its folder until the block ends.
 
+    Of the processes that share a run only the first one writes; the others pass.
+
     Raises:
         RunFolderError: If another process writes there.
         StorageError: If nothing can be written there.
     """
+    if not is_first():
+        yield
+        return
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,14 @@ CHANGEABLE = (
     "trainer.max_epochs",
     "trainer.progress_bar",
     "trainer.checkpoint_share",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
     "data.root",
     "data.cache_dir",
 )
-"""Keys that may have another value when a run goes on; none of them changes what an epoch computes."""
+"""Keys that may have another value when a run goes on; none of them changes what an epoch computes, but for the number
+of processes, which batch norm and dropout see."""
 
 
 def resumed_config(folder: Path, changes: Sequence[Override]) -> TrainConfig:

@@ -36,6 +36,7 @@ from breakhis_pl.models.tensor_files import read_tensor_file
 from breakhis_pl.models.views import N_VIEWS, ViewAverage
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.run_json import RUN_JSON, read_run
+from breakhis_pl.training import distributed
 from breakhis_pl.training.background import BackgroundCheckpointIO
 from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, load_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
@@ -71,7 +72,7 @@ def train(
         BreakHisError: Before anything is written, if data, weights or device are not usable.
         KeyboardInterrupt: If the training was interrupted.
     """
-    if (folder / RUN_JSON).exists():
+    if distributed.is_first() and (folder / RUN_JSON).exists():
         raise RunFolderError(
             f"{folder} holds a run already; resume={folder} goes on with it, another hydra.run.dir starts anew"
         )
@@ -92,7 +93,7 @@ def resume(config: TrainConfig, folder: Path, *, callbacks: Sequence[L.Callback]
         KeyboardInterrupt: If the training was interrupted.
     """
     with only_writer(folder), errors_explained(config, folder):
-        before = read_run(folder)
+        before = distributed.told(read_run(folder))
         _train(config, folder, callbacks, [Subset(name) for name in before.get("evaluated", Subset)], before=before)
 
 
@@ -106,12 +107,16 @@ def _train(
 ) -> None:
     """Trains a network from the start, or (`before` is what run.json held) from its last checkpoint."""
     started = time.perf_counter()
-    ready = _prepare(config, folder, evaluated, before)
+    with distributed.first_of_machine_first():
+        ready = _prepare(config, folder, evaluated, before)
+    if not distributed.is_first():
+        with contextlib.ExitStack() as stack:
+            stack.callback(free_device, ready.data)
+            _fit_or_take(config, folder, ready, _history(config, folder, ready), callbacks)
+        return
     record = RunRecord(folder, _facts(config, ready), before=before)
     writers = SubsetWriters(folder / "tensorboard", first_epoch=ready.n_done + 1)
-    history = History(
-        folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data)
-    )
+    history = _history(config, folder, ready, writers)
     try:
         with errors_explained(config, folder):
             write_split_csv(folder / "split.csv", ready.data.split)
@@ -164,7 +169,10 @@ def _prepare(
     """
     accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
     data = BreakHisDataModule(
-        config.data, config.augmentation, seed=config.seed, show_progress=config.trainer.progress_bar
+        config.data,
+        config.augmentation,
+        seed=config.seed,
+        show_progress=config.trainer.progress_bar and distributed.is_first(),
     )
     data.index()
     data.evaluated = tuple(subset for subset in data.evaluated if subset in evaluated)
@@ -197,7 +205,7 @@ def _fit_or_take(
 ) -> None:
     """Trains; where all epochs are done, evaluates the last one."""
     writer = BackgroundCheckpointIO(share=config.trainer.checkpoint_share)
-    bars = [RunProgressBar()] if config.trainer.progress_bar else []
+    bars = [RunProgressBar()] if config.trainer.progress_bar and distributed.is_first() else []
     own = [*bars, *graphs(config, ready.speed), FiniteTraining(), history, LastCheckpoint(folder, writer)]
     trainer = make_trainer(
         config,
@@ -212,6 +220,11 @@ def _fit_or_take(
         fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
     else:
         _take_last_epoch(ready.checkpoint, trainer, ready.classifier, ready.data, history)
+
+
+def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetWriters | None = None) -> History:
+    """The history of a run; without writers that of a process that writes nothing."""
+    return History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data))
 
 
 def _take_last_epoch(
@@ -254,8 +267,11 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
         precision = run["precision"]
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
     path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
-    data = BreakHisDataModule(trained.data, trained.augmentation, seed=trained.seed)
-    data.index()
+    data = BreakHisDataModule(
+        trained.data, trained.augmentation, seed=trained.seed, show_progress=distributed.is_first()
+    )
+    with distributed.first_of_machine_first():
+        data.index()
     speed = make_fast(trained, data, accelerator)
     network = load_checkpoint(path, evaluated=subsets, memory_format=speed.torch_memory_format)
     check_fits(network, path, run, trained, folder)
@@ -266,13 +282,16 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
             "train with data.val_fraction above 0, as in data.val_fraction=0.2"
         )
     data.evaluated = subsets
-    data.setup()
+    with distributed.first_of_machine_first():
+        data.setup()
     check_same_pixels(data, run, folder)
     data.mean, data.std = network.mean, network.std
     if config.tta != "none":
         network.classifier.network = ViewAverage(network.classifier.network, config.tta)
     trainer = make_trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
     trainer.validate(network.classifier, datamodule=data, verbose=False)
+    if not distributed.is_first():
+        return
     device = torch.device(accelerator)
     for each in subsets:
         place = folder / "_".join(_parts_of_place(config, each, path))
@@ -360,6 +379,7 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
         },
         "device": device_name(ready.accelerator),
         "precision": ready.precision,
+        "processes": {"all": distributed.place().n_ranks, "machines": distributed.place().n_nodes},
         "speed": asdict(ready.speed),
         "torch_threads": torch.get_num_threads(),
     }
@@ -384,6 +404,13 @@ def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], fold
         facts["precision"],
         facts["device"],
     )
+    if config.trainer.is_distributed:
+        log.info(
+            "each step's %d images shared by %d processes, %d on each machine",
+            config.data.batch_size,
+            facts["processes"]["all"],
+            config.trainer.devices,
+        )
     if facts["precision"] == "32-true" and facts["device"].startswith("cpu") and has_fast_bf16():
         log.info("this CPU multiplies bf16 in hardware: trainer.precision=bf16-mixed trains faster, in other bits")
     if ready.n_done > 0:

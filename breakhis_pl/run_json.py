@@ -1,12 +1,37 @@
 """Reading run.json, without torch."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from breakhis_pl.errors import RunFolderError
+from breakhis_pl.files import write_text
 
 RUN_JSON = "run.json"
+
+
+def beginning(folder: Path) -> tuple[object, object] | None:
+    """When the run in a folder was started, and when it went on; None where there is none."""
+    try:
+        content = read_run(folder)
+    except RunFolderError:
+        return None
+    return content.get("started"), content.get("resumed")
+
+
+def note_failure(folder: Path, reason: str) -> None:
+    """Says in run.json that a run has failed, where the process that wrote it could not; its other content stays.
+
+    Args:
+        folder: The run folder; where it holds no run.json nothing is written.
+        reason: Why.
+    """
+    with contextlib.suppress(RunFolderError, OSError):
+        content = read_run(folder)
+        if content.get("status") != "finished":
+            text = json.dumps(content | {"status": "failed", "error": reason}, indent=2, ensure_ascii=False)
+            write_text(folder / RUN_JSON, text + "\n")
 
 
 def read_run(folder: Path) -> dict[str, Any]:

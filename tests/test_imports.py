@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
     ("errors", "files", "locks", "randomness", "cores", "data.breakhis"),
-    ("config", "run_json"),
+    ("config", "run_json", "processes"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
@@ -29,6 +29,7 @@ LAYERS = (
     ("prediction.*",),
     ("outcome", "engine", "guards", "run", "export_onnx"),
     ("tuning.reporting", "tuning.worker"),
+    ("launchers", "jobs"),
     ("command_line",),
 )
 WITH_TORCH = ("evaluation.gradcam", "prediction.run_network")
@@ -40,8 +41,11 @@ WITHOUT_TORCH = (
     "cores",
     "config",
     "run_json",
+    "processes",
     "composition",
     "resuming",
+    "launchers",
+    "jobs",
     "command_line",
     "evaluation.*",
     *("tuning.space", "tuning.trials", "tuning.figures", "tuning.page", "tuning.plan", "tuning.best", "tuning.study"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from breakhis_pl.config import (
     SMALLEST_IMAGE,
@@ -41,6 +41,7 @@ from breakhis_pl.data.splits import (
 )
 from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
 from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
+from breakhis_pl.processes import ALONE, Place
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class BreakHisDataModule(L.LightningDataModule):
         memory_format: Of the images of a batch.
         is_resident: Whether the pixels lie on the device; if not, each batch is gathered on the host and sent there.
         eval_batch_size: Rows per batch of `val_dataloader`.
+        place: Of this process among those that share every batch.
     """
 
     records: tuple[ImageRecord, ...]
@@ -106,6 +108,7 @@ class BreakHisDataModule(L.LightningDataModule):
         self.memory_format = torch.channels_last
         self.is_resident = True
         self.eval_batch_size = data.eval_batch_size or data.batch_size
+        self.place = ALONE
         self._is_set_up = False
         self._plain_domain: tuple[dict[str, Any] | None] | None = None
         self._resident: dict[torch.device, _Resident] = {}
@@ -162,10 +165,11 @@ class BreakHisDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Rows of the train images, in an order that follows seed and epoch."""
+        sampler = ShuffledSampler(self.train_order(), module=self)
+        whole = BatchSampler(sampler, self.data.batch_size, drop_last=False)
         return DataLoader(
             Rows(self.split.indices(Subset.TRAIN)),
-            batch_size=self.data.batch_size,
-            sampler=ShuffledSampler(self.train_order(), module=self),
+            batch_sampler=SharedBatches(whole, self.place),
             collate_fn=_as_they_are,
             generator=torch.Generator(),  # else every pass draws from the global stream
         )
@@ -182,13 +186,20 @@ class BreakHisDataModule(L.LightningDataModule):
         """Rows of the images of every subset in `evaluated`, in the order of the records."""
         return [
             DataLoader(
-                Rows(self.split.indices(subset)),
-                batch_size=self.eval_batch_size,
+                rows,
+                batch_sampler=DealtBatches(
+                    BatchSampler(range(len(rows)), self.eval_batch_size, drop_last=False), self.place
+                ),
                 collate_fn=_as_they_are,
                 generator=torch.Generator(),
             )
-            for subset in self.evaluated
+            for rows in (Rows(self.split.indices(subset)) for subset in self.evaluated)
         ]
+
+    @property
+    def n_train_images(self) -> int:
+        """Of an epoch, in all processes together."""
+        return len(self.train_order())
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Rows on the device, and their pixels where these do not lie there."""
@@ -304,12 +315,14 @@ class BreakHisDataModule(L.LightningDataModule):
         Raises:
             ConfigurationError: If a train batch is a single image that small.
         """
-        n_train, size = len(self.train_order()), self.data.batch_size
+        n_train, size, n_ranks = self.n_train_images, self.data.batch_size, self.place.n_ranks
         n_full, rest = divmod(n_train, size)
-        is_single = size == 1 or (rest == 1 and (limit is None or limit > n_full))
+        batches = [*([size] if n_full > 0 else []), *([rest] if limit is None or limit > n_full else [])]
+        is_single = any(1 in (n_images // n_ranks, -(-n_images // n_ranks)) for n_images in batches)
         if self.data.image_size <= SMALLEST_IMAGE and is_single:
+            processes = "" if n_ranks == 1 else f" to one of {n_ranks} processes"
             raise ConfigurationError(
-                f"data.batch_size={size} leaves a batch of a single image ({n_train} train images an epoch), "
+                f"data.batch_size={size} leaves a batch of a single image{processes} ({n_train} train images an epoch), "
                 f"which batch norm cannot take at data.image_size={self.data.image_size}; change either of them"
             )
 
@@ -402,6 +415,39 @@ class Rows(Dataset[Tensor]):
 def _as_they_are(rows: Any) -> Any:
     """A batch that `Rows` has put together."""
     return rows
+
+
+class SharedBatches(Sampler[list[int]]):
+    """The share of a process of every batch: of ten positions and four processes, 3, 3, 2 and 2; it may be empty."""
+
+    def __init__(self, batches: BatchSampler, place: Place) -> None:
+        self.batches = batches
+        self.place = place
+
+    def __len__(self) -> int:
+        """Number of batches, the same in every process."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Positions of each share."""
+        for batch in self.batches:
+            yield batch[self.place.rank :: self.place.n_ranks]
+
+
+class DealtBatches(Sampler[list[int]]):
+    """Whole batches, dealt to the processes by turns; an empty one to a process for which none is left."""
+
+    def __init__(self, batches: BatchSampler, place: Place) -> None:
+        own = range(place.rank, len(batches), place.n_ranks)
+        self.own = [batch for number, batch in enumerate(batches) if number in own] or [[]]
+
+    def __len__(self) -> int:
+        """Number of this process's batches; at least one, so that all go through the same steps."""
+        return len(self.own)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Positions of each batch."""
+        return iter(self.own)
 
 
 class ShuffledSampler(Sampler[int]):

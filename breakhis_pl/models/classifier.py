@@ -1,6 +1,6 @@
 """The one LightningModule: a backbone by name, cross-entropy, loss and accuracy per subset."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import lightning.pytorch as L
@@ -18,6 +18,10 @@ from breakhis_pl.randomness import derived_seed
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], OptimizerLRScheduler]
 GraphedNetwork: TypeAlias = Callable[[Tensor], Tensor | None]
+
+
+_LOCAL: Mapping[str, Any] = {"sync_on_compute": False, "compute_with_cache": False}
+"""Of metrics: each process sums over its own images until all are asked for; neither value stands for the other."""
 
 
 class Classifier(L.LightningModule):
@@ -62,11 +66,11 @@ class Classifier(L.LightningModule):
             self.network = build_network(backbone, dropout=dropout).to(memory_format=memory_format)
         subsets = ("train", *self.evaluated)
         # the names of ModuleDict's own methods, such as train, cannot be keys
-        self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric(nan_strategy="disable") for name in subsets})
+        self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric(nan_strategy="disable", **_LOCAL) for name in subsets})
         self.accuracies = nn.ModuleDict(
             {
                 # validate_args looks at every target, which waits for the device in every step
-                f"{name}_accuracy": MulticlassAccuracy(len(CLASS_NAMES), average="micro", validate_args=False)
+                f"{name}_accuracy": MulticlassAccuracy(len(CLASS_NAMES), average="micro", validate_args=False, **_LOCAL)
                 for name in subsets
             }
         )
@@ -92,15 +96,21 @@ class Classifier(L.LightningModule):
         return self.make_optimizers(self.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes dropout a function of seed, epoch and step."""
-        torch.manual_seed(derived_seed(self.seed, "dropout", self.current_epoch, batch_idx))
+        """Makes dropout a function of seed, epoch, step, and process where there are several."""
+        others = (self.global_rank,) if self.global_rank > 0 else ()
+        torch.manual_seed(derived_seed(self.seed, "dropout", self.current_epoch, batch_idx, *others))
 
     def on_train_epoch_start(self) -> None:
         """Forgets the metrics of the epoch before."""
         self._reset("train")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch, weighted by class where that is wanted; (), float32."""
+        """Cross-entropy of a batch, weighted by class where that is wanted; (), float32.
+
+        Zero, with gradients of zero, where this process has no image of the batch.
+        """
+        if len(batch.rows) == 0:
+            return torch.stack([each.sum() for each in self.parameters() if each.requires_grad]).sum() * 0
         graphed = None if self.graphed_network is None else self.graphed_network(batch.images)
         logits = self(batch.images) if graphed is None else graphed.float()
         loss = functional.cross_entropy(logits, batch.targets, weight=self.class_weights)
@@ -117,19 +127,44 @@ class Classifier(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch to metrics and logits of its subset."""
         name = self.evaluated[dataloader_idx]
+        if len(batch.rows) == 0:  # more processes than batches
+            return
         logits = self(batch.images)
         self._update(name, functional.cross_entropy(logits, batch.targets), logits, batch.targets)
         self._outputs[name].append((batch.rows, logits))
+
+    def gather_outputs(self, gathered: Callable[[Any], Sequence[Any]]) -> None:
+        """Puts rows and logits of all processes together, in the order of the rows.
+
+        Args:
+            gathered: From a value of this process to those of all.
+        """
+        own = {name: [(rows.cpu(), logits.cpu()) for rows, logits in self._outputs[name]] for name in self.evaluated}
+        parts = gathered(own)
+        for name in self.evaluated:
+            rows, logits = (
+                torch.cat(each) for each in zip(*(pair for part in parts for pair in part[name]), strict=True)
+            )
+            order = rows.argsort()
+            self._outputs[name] = [(rows[order], logits[order])]
 
     def evaluated_logits(self, subset: str) -> tuple[Tensor, Tensor]:
         """Rows and logits of the last evaluation: int64 (n_images,) and float32 (n_images, 2), on the CPU."""
         rows, logits = zip(*self._outputs[subset], strict=True)
         return torch.cat(rows).cpu(), torch.cat(logits).cpu()
 
-    def loss_and_accuracy(self, subset: str) -> tuple[float, float]:
-        """Mean loss and accuracy of a subset since the start of its last epoch."""
-        loss, accuracy = (float(metric.compute()) for metric in self._metrics(subset))
-        return loss, accuracy
+    def loss_and_accuracy(self, subset: str, *, of_all: bool = True) -> tuple[float, float]:
+        """Mean loss and accuracy of a subset since the start of its last epoch.
+
+        Args:
+            subset: Which.
+            of_all: Over the images of all processes, which then have to ask at the same time; else over this one's.
+        """
+        values = []
+        for metric in self._metrics(subset):
+            with metric.sync_context(should_sync=of_all):
+                values.append(float(metric.compute()))
+        return values[0], values[1]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the plain values that rebuild the network."""

@@ -40,7 +40,8 @@ class LastCheckpoint(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Has the checkpoint written."""
-        self.path.parent.mkdir(exist_ok=True)  # not the run folder: one that has vanished does not come back half
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(exist_ok=True)  # not the run folder: one that has vanished does not come back half
         trainer.save_checkpoint(self.path)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -5,6 +5,7 @@ import os
 import torch
 
 from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.training.distributed import place
 
 
 def resolve_device(accelerator: str, precision: str) -> tuple[str, str]:
@@ -19,7 +20,8 @@ def resolve_device(accelerator: str, precision: str) -> tuple[str, str]:
     Raises:
         ConfigurationError: If the device is not there.
     """
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    has_cuda = torch.cuda.is_available()
+    has_mps = torch.backends.mps.is_available() and place().n_ranks == 1
     if accelerator == "gpu" and not has_cuda:
         raise ConfigurationError(f"trainer.accelerator=gpu: torch {torch.__version__} sees no GPU; try auto or cpu")
     if accelerator == "mps" and not has_mps:

@@ -16,6 +16,7 @@ from breakhis_pl.errors import TrainingError
 from breakhis_pl.evaluation.figures import curves_figure, save_figure
 from breakhis_pl.files import write_text
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.training.distributed import gathered
 from breakhis_pl.training.tensorboard import SubsetWriters
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class History(Callback):
 
     Args:
         folder: The run folder.
-        writers: TensorBoard's writers, one per subset.
+        writers: TensorBoard's writers, one per subset; None in a process that writes nothing.
         title: Of the figure.
         note: Put on the figure, as for synthetic images.
 
@@ -41,7 +42,7 @@ class History(Callback):
         train_seconds: Time spent in train batches so far.
     """
 
-    def __init__(self, folder: Path, writers: SubsetWriters, *, title: str, note: str | None = None) -> None:
+    def __init__(self, folder: Path, writers: SubsetWriters | None, *, title: str, note: str | None = None) -> None:
         self.folder = folder
         self.writers = writers
         self.title = title
@@ -82,7 +83,7 @@ class History(Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock: what follows is evaluation."""
         if trainer.state.fn == "fit" and isinstance(pl_module, Classifier):
-            pl_module.loss_and_accuracy("train")  # waits until the device is done
+            pl_module.loss_and_accuracy("train", of_all=False)  # waits until the device is done
             self._train_ended = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,7 +96,7 @@ class History(Callback):
         for subset in ("train", *pl_module.evaluated):
             row[f"{subset}_loss"], row[f"{subset}_accuracy"] = pl_module.loss_and_accuracy(subset)
         row["learning_rate"] = self._learning_rate
-        row["images_per_second"] = self._n_images / seconds
+        row["images_per_second"] = sum(gathered(self._n_images)) / seconds
         bad = [subset for subset in ("train", *pl_module.evaluated) if not math.isfinite(row[f"{subset}_loss"])]
         if bad:
             raise TrainingError(
@@ -116,12 +117,14 @@ class History(Callback):
         self._draw()
 
     def _draw(self) -> None:
-        if self._n_drawn < len(self.rows):
+        if self.writers is not None and self._n_drawn < len(self.rows):
             save_figure(curves_figure(self.rows, title=self.title, note=self.note), self.folder / "curves.png")
             self._drawn, self._n_drawn = time.perf_counter(), len(self.rows)
 
     def write_table(self) -> None:
         """Writes history.csv."""
+        if self.writers is None:
+            return
         table = io.StringIO()
         writer = csv.DictWriter(table, fieldnames=list(self.rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -129,6 +132,8 @@ class History(Callback):
         write_text(self.folder / "history.csv", table.getvalue())
 
     def _write(self, row: HistoryRow, subsets: tuple[str, ...]) -> None:
+        if self.writers is None:
+            return
         self.write_table()
         if time.perf_counter() - self._drawn >= CURVES_EVERY_S:
             self._draw()

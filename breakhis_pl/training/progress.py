@@ -63,11 +63,11 @@ class RunProgressBar(LightningProgressBar):
         if now - self._refreshed < REFRESH_S or not isinstance(pl_module, Classifier) or self._bar is None:
             return
         self._refreshed = now
-        loss, accuracy = pl_module.loss_and_accuracy("train")
+        loss, accuracy = pl_module.loss_and_accuracy("train", of_all=False)
         n_done = self._n_epochs_done * self._n_batches + self._bar.n
         n_left = ((trainer.max_epochs or 0) - trainer.current_epoch) * self._n_batches - self._bar.n
         left = (now - self._started) / n_done * n_left
-        speed = (batch_idx + 1) * trainer.train_dataloader.batch_size / (now - self._epoch_started)
+        speed = (batch_idx + 1) * trainer.datamodule.data.batch_size / (now - self._epoch_started)
         self._bar.set_postfix_str(
             f"loss {loss:.3f}, accuracy {accuracy:.3f}, {rate(speed)} images/s, {duration(left)} left"
         )

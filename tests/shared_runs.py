@@ -1,0 +1,99 @@
+"""What processes that share a run do in tests; they find it by its name, so it has a module of its own (no torch)."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from breakhis_pl.errors import TrainingError
+from breakhis_pl.processes import Place
+
+BATCH, EVAL_BATCH = 10, 5
+"""Of 54 train images a last batch of 4 is left, shared by 2 and 2; 28 test images are 6 batches."""
+
+
+def exact_config(cache: Path, **trainer: Any) -> Any:
+    """A run that is the same in any number of processes: nothing in it depends on who sees an image."""
+    from breakhis_pl.config import (
+        AugmentationConfig,
+        ExponentialConfig,
+        ModelConfig,
+        SGDConfig,
+        SyntheticDataConfig,
+        TrainConfig,
+        TrainerConfig,
+    )
+
+    return TrainConfig(
+        data=SyntheticDataConfig(
+            cache_dir=str(cache),
+            magnification=(200,),
+            image_size=32,
+            images_per_patient=1,
+            width=64,
+            batch_size=BATCH,
+            eval_batch_size=EVAL_BATCH,
+            val_fraction=0.2,
+        ),
+        augmentation=AugmentationConfig(0.0, 0.0, 0.0),
+        model=ModelConfig(backbone="resnet18", weights="none", dropout=0.0, epochs=2),
+        optimizer=SGDConfig(lr=0.01, momentum=0.9),
+        scheduler=ExponentialConfig(),
+        trainer=TrainerConfig(accelerator="cpu", max_epochs=2, progress_bar=False, **trainer),
+        gallery=0,
+    )
+
+
+def frozen() -> Any:
+    """A callback that keeps batch norm as it is, and the first layer for an epoch."""
+    import lightning.pytorch as L
+    from torch import nn
+
+    class Frozen(L.Callback):
+        def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+            pl_module.network.conv1.weight.requires_grad_(False)
+
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            pl_module.network.conv1.weight.requires_grad_(trainer.current_epoch > 0)
+            for module in pl_module.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    return Frozen()
+
+
+def train_and_evaluate(cache: Path, folder: Path, one: Path, place: Place) -> None:
+    """Trains in `folder`; evaluates the run `one`, which a single process trained; notes what each process saw."""
+    from breakhis_pl import run
+    from breakhis_pl.config import EvaluateConfig, EvaluateTrainerConfig
+    from breakhis_pl.training import distributed
+
+    with distributed.joined(place, "cpu"):
+        run.train(exact_config(cache, strategy="ddp", devices=place.n_ranks), folder, callbacks=[frozen()])
+        trainer = EvaluateTrainerConfig(strategy="ddp", devices=place.n_ranks, accelerator="cpu")
+        run.evaluate(EvaluateConfig(run=str(one), trainer=trainer, gallery=0))
+        assert distributed.told(place.rank) == 0
+        assert distributed.gathered(place.rank) == list(range(place.n_ranks))
+
+
+def fail(folder: Path, what: str, place: Place) -> None:
+    """The second process goes wrong in some way, while the first one works on."""
+    (folder / str(place.rank)).write_text(str(os.getpid()))
+    if place.rank == 0:
+        try:
+            time.sleep(60)
+        except BaseException as end:
+            (folder / "end").write_text(type(end).__name__)
+            raise
+    if what == "ours":
+        raise TrainingError("the loss is nan")
+    if what == "other":
+        raise ZeroDivisionError("division by zero")
+    if what == "killed":
+        os.kill(os.getpid(), 9)
+    time.sleep(60)
+
+
+def end_well(folder: Path, place: Place) -> None:
+    """Nothing goes wrong."""
+    (folder / str(place.rank)).write_text(f"{place.n_ranks} {place.local_rank} {place.n_nodes}")
