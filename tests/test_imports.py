@@ -23,7 +23,7 @@ LAYERS = (
     ("models.*",),
     ("training.*",),
     ("composition",),
-    ("resuming",),
+    ("resuming", "repeating"),
     ("outcome", "engine", "guards", "run"),
     ("command_line",),
 )
@@ -37,6 +37,7 @@ WITHOUT_TORCH = (
     "run_json",
     "composition",
     "resuming",
+    "repeating",
     "command_line",
     "evaluation.*",
     *LAYERS[2],
