@@ -69,6 +69,7 @@ Keys used most
   trainer.max_epochs=15       seed=0
   hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
   resume=<run folder>         go on with a run that was cut; a sweep: its command with hydra.sweep.dir=<folder>
+  repeat=<run folder>         train anew with the configuration in its run.json; more keys change it
 
 All keys with their values: python train.py --cfg job     Hydra's own options: python train.py --hydra-help
 Afterwards: python evaluate.py run=<run folder>           tensorboard --logdir outputs
@@ -184,6 +185,7 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     unfinished = _Unfinished()
     try:
         with _signals_stop():
+            given = _with_repeated(program, given)
             resumed = _resumed_folder(program, given)
             if is_follower(os.environ):
                 _follow(program, given, resumed)
@@ -271,6 +273,19 @@ def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
             "with its own command and hydra.sweep.dir=<its folder>"
         )
     return Path(folder)
+
+
+def _with_repeated(program: ProgramName, given: Sequence[str]) -> list[str]:
+    """The arguments with the overrides of a run in place of repeat=<run folder>.
+
+    Raises:
+        BreakHisError: If the folder holds no run that can be repeated.
+    """
+    if program != "train" or not any(argument.startswith("repeat=") for argument in given):
+        return list(given)
+    from breakhis_pl import repeating  # noqa: PLC0415 - imports Hydra
+
+    return repeating.with_repeated(given)
 
 
 def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None:

@@ -204,7 +204,19 @@ def restored(program: ProgramName, values: Mapping[str, Any]) -> Any:
         ConfigurationError: With all faults in one message.
     """
     register(_swept_keys)
+    references = list(_references(values))
+    if references:
+        raise ConfigurationError(f"{listed(references)} refers to something else; expected plain values")
     return typed(program, OmegaConf.create(dict(values)))
+
+
+def _references(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Keys whose value OmegaConf would look up, in the environment for example."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _references(value, f"{prefix}{name}.")
+        elif "${" in str(value):
+            yield f"{prefix}{name}={value}"
 
 
 def plain(config: object) -> dict[str, Any]:

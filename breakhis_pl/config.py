@@ -107,8 +107,10 @@ class SyntheticDataConfig(DataConfig):
     """Keys of `data=synthetic`."""
 
     source: str = key("synthetic", "tells the options apart", choices=("synthetic",))
-    images_per_patient: int = key(8, "images drawn per patient and magnification", at_least=1)
-    width: int = key(175, "width in pixels of the drawn images; 700 is that of the originals", at_least=32)
+    images_per_patient: int = key(8, "images drawn per patient and magnification", at_least=1, at_most=999)
+    width: int = key(
+        175, "width in pixels of the drawn images; 700 is that of the originals", at_least=32, at_most=4096
+    )
     draw_seed: int = key(0, "seed of the drawing, apart from the seed of the run", at_least=0)
 
 
@@ -348,6 +350,9 @@ def faults(config: object, prefix: str = "") -> Iterator[str]:
             yield f"{name} is empty; expected {entry.metadata.get('meaning', 'a text')}"
             continue
         if value is None and entry.default is None:
+            continue
+        if isinstance(value, str) and "\0" in value:
+            yield f"{name}={value!r} holds a zero byte; expected {entry.metadata.get('meaning', 'a text')}"
             continue
         bounds: Bounds = entry.metadata.get("bounds", Bounds())
         for part in value if isinstance(value, tuple) else (value,):

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,16 +23,18 @@ ABANDONED_S = 24 * 3600
 _PATIENCE = 10
 """How often a folder is put in its place while other processes do the same."""
 
+_NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _NO_PLACE = "0" * 8
 _ASIDE = re.compile(r"\.(?P<name>.+)-(?P<place>[0-9a-f]{8})-(?P<process>[0-9]{1,9})-[0-9a-f]{8}")
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, *, lasting: bool = False) -> Iterator[Path]:
     """A path to write a file to; it takes the place of `path` when the block ends without an error.
 
     Args:
         path: The file to make or to replace; its folder must exist.
+        lasting: Wait until the disk has it, so that a loss of power leaves the file of before or this one.
 
     Raises:
         OSError: If the folder or the disk does not allow it; what stood at `path` is then untouched.
@@ -39,9 +42,34 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = _beside(path)
     try:
         yield aside
+        if lasting:
+            force_to_disk(aside)
         aside.replace(path)
+        if lasting:
+            force_to_disk(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def force_to_disk(path: Path) -> None:
+    """Waits until the disk has what was written to a file, or which names a folder holds.
+
+    Windows cannot do it for a folder, some network file systems neither; then it is left to them.
+
+    Raises:
+        OSError: If the disk cannot take it.
+    """
+    is_folder = path.is_dir()
+    if is_folder and sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in _NOT_FOR_FOLDERS:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -122,18 +150,19 @@ def open_file(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+def write_text(path: Path, text: str, *, errors: str = "strict", lasting: bool = False) -> None:
     """Writes a text file in UTF-8; line ends are kept as they are.
 
     Args:
         path: The file to make or to replace.
         text: Its content.
         errors: What becomes of characters that are none, as in `str.encode`; file names may hold such.
+        lasting: As for `written_aside`.
 
     Raises:
         OSError: As `written_aside`.
     """
-    with written_aside(path) as aside:
+    with written_aside(path, lasting=lasting) as aside:
         aside.write_bytes(text.encode("utf-8", errors=errors))
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from breakhis_pl import composition
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.errors import ConfigurationError, RunFolderError, listed
-from breakhis_pl.run_json import RUN_JSON, read_run
+from breakhis_pl.run_json import REPORT_PAGE, RUN_JSON, read_run
 
 CHANGEABLE = (
     "trainer.max_epochs",
@@ -56,15 +56,20 @@ def resumed_config(folder: Path, changes: Sequence[Override]) -> TrainConfig:
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
-    """Whether a run has all the epochs and results it is to have.
+    """Whether a run has all the epochs, results and the page that it is to have.
 
     Args:
         folder: The run folder.
         config: What it is to be.
     """
     run = read_run(folder)
-    n_epochs = run["config"]["trainer"]["max_epochs"]
-    return run.get("status") == "finished" and bool(n_epochs >= config.trainer.max_epochs)
+    own: TrainConfig = composition.restored("train", run["config"])
+    is_cut_before_its_page = not (folder / REPORT_PAGE).exists() and (folder / "checkpoints").exists()
+    return (
+        run.get("status") == "finished"
+        and own.trainer.max_epochs >= config.trainer.max_epochs
+        and not is_cut_before_its_page
+    )
 
 
 def check_same(folder: Path, config: TrainConfig) -> None:
@@ -115,7 +120,7 @@ def _check_epochs(folder: Path, own: TrainConfig, asked: TrainConfig) -> None:
 def _n_epochs_done(folder: Path) -> int:
     """Rows of history.csv, which is never behind the checkpoint."""
     path = folder / "history.csv"
-    return max(0, len(path.read_text(encoding="utf-8").splitlines()) - 1) if path.is_file() else 0
+    return max(0, path.read_bytes().count(b"\n") - 1) if path.is_file() else 0
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -46,6 +46,7 @@ from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.provenance import RunRecord
 from breakhis_pl.training.speed import Speed, has_fast_bf16
 from breakhis_pl.training.tensorboard import SubsetWriters
+from breakhis_pl.training.training_state import check_training_state
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +215,12 @@ def _fit_or_take(
         callbacks=[*callbacks, *own],
         plugins=[writer],
     )
+    if ready.checkpoint is not None:
+        state = read_tensor_file(ready.checkpoint)
+        check_training_state(
+            state, ready.checkpoint, trainer=trainer, classifier=ready.classifier, history=history.state_key
+        )
+        del state  # as large as all weights three times
     if ready.speed.compile:
         ready.classifier.network.compile()
     if ready.checkpoint is None or ready.n_done < config.trainer.max_epochs:

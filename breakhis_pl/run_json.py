@@ -9,6 +9,7 @@ from breakhis_pl.errors import RunFolderError
 from breakhis_pl.files import write_text
 
 RUN_JSON = "run.json"
+REPORT_PAGE = "report.html"
 
 
 def beginning(folder: Path) -> tuple[object, object] | None:
@@ -46,9 +47,11 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise RunFolderError(f"run={folder} {what}; expected a run folder that train.py made, below outputs/")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged: {error}") from error
     facts = content.get("data") if isinstance(content, dict) else None
     if not isinstance(facts, dict) or not isinstance(content.get("config"), dict) or "split_checksum" not in facts:
         raise RunFolderError(f"{path} is not the run.json of a run: configuration or data are not in it")
+    if not isinstance(content.get("resumed", []), list) or not isinstance(content.get("precision"), str | None):
+        raise RunFolderError(f"{path} is not the run.json of a run: resumed or precision is of another kind")
     return dict(content)

@@ -255,7 +255,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         path: The file to write, calibration.json; its folder exists.
         calibration: What to write.
     """
-    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n", lasting=True)
 
 
 def read_calibration(path: Path) -> Calibration:

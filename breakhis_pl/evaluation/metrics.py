@@ -233,4 +233,4 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
         path: The file to write; its folder exists.
         metrics: What `evaluate` returns.
     """
-    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n", lasting=True)

@@ -143,7 +143,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         path: The file to write; its folder exists.
         predictions: What to write. Probabilities are written with nine digits, which hold a float32 exactly.
     """
-    write_text(path, csv_text(COLUMNS, _rows(predictions)), errors="surrogateescape")
+    write_text(path, csv_text(COLUMNS, _rows(predictions)), errors="surrogateescape", lasting=True)
 
 
 def _rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:

@@ -11,9 +11,7 @@ from breakhis_pl.evaluation.pages import render
 from breakhis_pl.evaluation.patients import patient_rows
 from breakhis_pl.evaluation.run_files import RunFiles, read_run_files
 from breakhis_pl.files import write_text
-
-REPORT_PAGE = "report.html"
-"""Inside the run folder."""
+from breakhis_pl.run_json import REPORT_PAGE
 
 GALLERY_HEADINGS = dict(zip(KINDS, ("Surest mistakes", "Hardest patients", "Surely right"), strict=True))
 

@@ -147,7 +147,7 @@ class _State:
         if self.copies_done is not None:
             self.copies_done.synchronize()
         try:
-            with written_aside(self.path) as aside:
+            with written_aside(self.path, lasting=True) as aside:
                 torch.save(self.content, aside)
         except (OSError, RuntimeError) as error:  # torch's writer says nothing of a full disk but that it failed
             raise StorageError(

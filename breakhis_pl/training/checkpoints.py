@@ -14,6 +14,7 @@ from breakhis_pl.data.appearance import Domain, restored_domain
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import CheckpointError, StorageError, listed
 from breakhis_pl.evaluation.texts import quoted
+from breakhis_pl.files import force_to_disk
 from breakhis_pl.models.backbones import state_faults
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tensor_files import TensorFileError, plain_dict, read_tensor_file
@@ -40,8 +41,9 @@ class LastCheckpoint(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Has the checkpoint written."""
-        if trainer.is_global_zero:
-            self.path.parent.mkdir(exist_ok=True)  # not the run folder: one that has vanished does not come back half
+        if trainer.is_global_zero and not self.path.parent.exists():
+            self.path.parent.mkdir()  # not the run folder: one that has vanished does not come back half
+            force_to_disk(self.path.parent.parent)
         trainer.save_checkpoint(self.path)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

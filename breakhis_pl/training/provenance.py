@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ class RunRecord:
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], *, before: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
-        command, now = " ".join(["python", *sys.argv]), _now()
+        command, now = shlex.join(["python", *sys.argv]), _now()
         self.content: dict[str, Any] = {
             "status": "running",
             "error": None,
@@ -58,8 +59,9 @@ class RunRecord:
             self.write()
 
     def write(self) -> None:
-        """Writes the file."""
-        write_text(self.folder / RUN_JSON, json.dumps(self.content, indent=2, ensure_ascii=False) + "\n")
+        """Writes the file; bytes of names that are no text become JSON's escapes."""
+        content = json.dumps(self.content, indent=2, ensure_ascii=False) + "\n"
+        write_text(self.folder / RUN_JSON, content, errors="backslashreplace", lasting=True)
 
 
 def source_state() -> dict[str, Any]:

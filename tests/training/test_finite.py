@@ -20,7 +20,7 @@ from breakhis_pl.config import (
     TrainerConfig,
 )
 from breakhis_pl.errors import BreakHisError, StorageError, TrainingError
-from breakhis_pl.training.finite import FiniteTraining, explained, may_hold_nonfinite, not_finite
+from breakhis_pl.training.finite import ALL_FROM_PIXELS, FiniteTraining, explained, may_hold_nonfinite, not_finite
 
 N_STEPS = 5
 Damage = Callable[["Line", Tensor], Tensor]
@@ -121,10 +121,30 @@ def test_a_gradient_that_is_not_finite_stops_that_step_before_the_optimizer_take
     assert torch.equal(module.layer.weight, module.weights[-1])
 
 
-def test_a_gradient_that_no_vector_shows_is_named_with_the_next_loss() -> None:
-    text = r"the loss is nan \(no longer finite: layer\.weight\) in epoch 1, step 4 of 5"
+def test_a_gradient_that_no_vector_shows_is_named_in_its_own_step_by_the_next_loss() -> None:
+    module = Line(damage=gradient_of_the_weight)
+    text = r"the optimizer made layer\.weight not finite in epoch 1, step 3 of 5, at learning rate 0\.01"
     with pytest.raises(TrainingError, match=text):
-        fitted(Line(damage=gradient_of_the_weight), FiniteTraining())
+        fitted(module, FiniteTraining())
+    assert len(module.weights) == 4
+
+
+@pytest.mark.parametrize(("side", "n_steps"), [(1024, 3), (1023, 4)], ids=["large images", "smaller ones"])
+def test_all_gradients_are_read_in_every_step_of_large_images(
+    side: int, n_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.empty(1).expand(1, 3, side, ALL_FROM_PIXELS // 1024)
+    plain = FiniteTraining.on_train_batch_start
+
+    def started(callback: FiniteTraining, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        assert isinstance(batch, Tensor)
+        plain(callback, trainer, pl_module, SimpleNamespace(images=images), batch_idx)
+
+    monkeypatch.setattr(FiniteTraining, "on_train_batch_start", started)
+    module = Line(damage=gradient_of_the_weight)
+    with pytest.raises(TrainingError, match=r"layer\.weight.* in epoch 1, step 3 of 5"):
+        fitted(module, FiniteTraining())
+    assert len(module.weights) == n_steps
 
 
 def test_a_gradient_that_no_vector_shows_is_noticed_at_once_where_all_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
