@@ -84,9 +84,9 @@ def test_what_is_not_possible_is_refused_at_the_door(overrides: list[str], expec
 def test_a_study_needs_a_folder_and_takes_no_sweep() -> None:
     with pytest.raises(ConfigurationError, match="study has no value; set it, as in study="):
         check_at_the_door("tune", [VALIDATED])
-    with pytest.raises(ConfigurationError, match="tune.py takes one value for each key, not several of -m"):
+    with pytest.raises(ConfigurationError, match=r"tune\.py takes one value for each key, not several of -m"):
         check_at_the_door("tune", ["-m", "study=a", VALIDATED])
-    with pytest.raises(ConfigurationError, match="not several of optimizer.lr"):
+    with pytest.raises(ConfigurationError, match=r"not several of optimizer\.lr"):
         check_at_the_door("tune", ["study=a", "optimizer.lr=1,2", VALIDATED])
 
 
