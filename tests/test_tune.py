@@ -168,7 +168,7 @@ def test_a_study_of_which_every_trial_fails_stops(
         raise TrainingError("the loss is nan")
 
     monkeypatch.setattr(run, "train", train)
-    with pytest.raises(TrainingError, match="all 3 trials of study study failed, the last one: the loss is nan"):
+    with pytest.raises(TrainingError, match=r"all 3 trials of study study failed, the last one: the loss is nan"):
         tune(planned(tmp_path / "study", arguments))
     assert len(rows(tmp_path / "study")) == 3
 

@@ -5,7 +5,7 @@ import pytest
 from breakhis_pl.errors import ShapeError
 from breakhis_pl.tuning.figures import history_figure, importance_figure, slices_figure
 from breakhis_pl.tuning.page import study_html
-from breakhis_pl.tuning.space import Dimension
+from breakhis_pl.tuning.space import Dimension, Parameters, Value
 from breakhis_pl.tuning.trials import StudySummary, TrialRow, study_csv
 
 SPACE = (
@@ -14,41 +14,17 @@ SPACE = (
     Dimension("optimizer", "choice", choices=("adamax", "<b>sgd</b>", None, True)),
     Dimension("trainer.max_epochs", "int", low=1, high=5),
 )
+
+
+def values(lr: float, dropout: float, optimizer: Value, epochs: int) -> Parameters:
+    return {"optimizer.lr": lr, "model.dropout": dropout, "optimizer": optimizer, "trainer.max_epochs": epochs}
+
+
 TRIALS = (
-    TrialRow(
-        0,
-        "complete",
-        0.7,
-        {1: 0.9, 2: 0.7},
-        3.0,
-        {"optimizer.lr": 0.001, "model.dropout": 0.1, "optimizer": "adamax", "trainer.max_epochs": 2},
-    ),
-    TrialRow(
-        1,
-        "complete",
-        0.4,
-        {1: 0.4},
-        2.0,
-        {"optimizer.lr": 0.01, "model.dropout": 0.2, "optimizer": "<b>sgd</b>", "trainer.max_epochs": 1},
-    ),
-    TrialRow(
-        2,
-        "pruned",
-        0.95,
-        {1: 0.95},
-        1.0,
-        {"optimizer.lr": 0.1, "model.dropout": 0.3, "optimizer": None, "trainer.max_epochs": 4},
-        "pruned after epoch 1",
-    ),
-    TrialRow(
-        3,
-        "failed",
-        None,
-        {},
-        1.0,
-        {"optimizer.lr": 0.1, "model.dropout": 0.4, "optimizer": True, "trainer.max_epochs": 4},
-        "the loss is nan <i>",
-    ),
+    TrialRow(0, "complete", 0.7, {1: 0.9, 2: 0.7}, 3.0, values(0.001, 0.1, "adamax", 2)),
+    TrialRow(1, "complete", 0.4, {1: 0.4}, 2.0, values(0.01, 0.2, "<b>sgd</b>", 1)),
+    TrialRow(2, "pruned", 0.95, {1: 0.95}, 1.0, values(0.1, 0.3, None, 4), "pruned after epoch 1"),
+    TrialRow(3, "failed", None, {}, 1.0, values(0.1, 0.4, True, 4), "the loss is nan <i>"),
     TrialRow(4, "running", None, {1: 0.1}, None, {"optimizer.lr": 0.1}),
 )
 STUDY = StudySummary("first & last", "val_loss", True, 9, SPACE, TRIALS, {"optimizer.lr": 0.75, "model.dropout": 0.25})
