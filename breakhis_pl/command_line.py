@@ -373,7 +373,7 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
         raise ConfigurationError("predict.py predicts with one run at a time; images=[…] takes several folders")
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
     if program == "tune":
-        _check_study([argument for argument in given if not argument.startswith("-")], multirun=multirun)
+        _check_study(overrides, multirun=multirun)
         return
     swept = composition.swept_keys(overrides)
     for name in {"runs", "images"} & set(swept):
@@ -406,18 +406,22 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
         _check_access(composition.output_folder(program, jobs[0], multirun=False))
 
 
-def _check_study(overrides: Sequence[str], *, multirun: bool) -> None:
+def _check_study(overrides: Sequence[Any], *, multirun: bool) -> None:
     """Checks the bounds of a study, and that its folder is its own.
 
     Raises:
         BreakHisError: If anything is not possible.
     """
-    from breakhis_pl.tuning import plan as studies  # noqa: PLC0415 - imports Hydra
+    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
+    from breakhis_pl.tuning import plan as studies  # noqa: PLC0415
 
-    swept = [override for override in overrides if "," in override and override.startswith("study=")]
+    swept = composition.swept_keys(overrides)
     if multirun or swept:
-        raise ConfigurationError(f"tune.py takes one study at a time, without -m: {listed(swept or ['-m'])}")
-    plan = studies.make_plan(overrides)
+        raise ConfigurationError(
+            f"tune.py takes one value for each key, not several of {listed(swept or ['-m'])}: what it is to search "
+            "stands in a file of conf/space/"
+        )
+    plan = studies.make_plan([override.input_line or "" for override in overrides])
     studies.check_corners(plan)
     studies.check_same_study(plan)
     _check_access(plan.folder)

@@ -37,7 +37,7 @@ def test_help_takes_under_a_second_and_names_every_option(tmp_path: Path) -> Non
     done, seconds = started("train.py", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert seconds < 1
-    for folder in (path for path in CONF_FOLDER.iterdir() if path.is_dir()):
+    for folder in (path for path in CONF_FOLDER.iterdir() if path.is_dir() and path.name != "space"):
         assert f"  {folder.name}=" in done.stdout
         for option in folder.glob("*.yaml"):
             assert re.search(rf"^(  {folder.name}=)?\s*{option.stem}\*?\s+\w+", done.stdout, re.MULTILINE)

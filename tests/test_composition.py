@@ -19,7 +19,7 @@ from breakhis_pl.errors import ConfigurationError
 OPTIONS = sorted(
     (folder.name, option.stem)
     for folder in composition.CONF_FOLDER.iterdir()
-    if folder.is_dir()
+    if folder.is_dir() and folder.name != "space"  # of tune.py: tests/tuning
     for option in folder.glob("*.yaml")
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from breakhis_pl.errors import ShapeError
 from breakhis_pl.evaluation.figures import BLACK, BLUE, GRAY, new_figure
@@ -102,6 +103,11 @@ def slices_figure(study: StudySummary, *, note: str | None = None) -> Figure:
             axes.set_xlim(-0.5, len(labels) - 0.5)
         elif dimension.log:
             axes.set_xscale("log")
+            axes.set_xlim(dimension.low / 1.3, dimension.high * 1.3)
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        else:
+            margin = 0.05 * (dimension.high - dimension.low)
+            axes.set_xlim(dimension.low - margin, dimension.high + margin)
         if place % _IN_A_ROW == 0:
             axes.set_ylabel(METRIC_TITLES[study.metric], fontsize=9)
     for place in range(len(study.space), n_rows * n_columns):

@@ -6,7 +6,7 @@ from breakhis_pl.evaluation.pages import Column, Table, picture_of, render
 from breakhis_pl.evaluation.sections import Section, Warnings
 from breakhis_pl.tuning.figures import history_figure, importance_figure, slices_figure
 from breakhis_pl.tuning.space import Value
-from breakhis_pl.tuning.trials import StudySummary, TrialRow
+from breakhis_pl.tuning.trials import FEWEST_FOR_IMPORTANCES, StudySummary, TrialRow
 
 STUDY_CSV = "study.csv"
 STUDY_HTML = "study.html"
@@ -53,8 +53,8 @@ def _warnings(study: StudySummary, note: str | None) -> Warnings:
             (
                 "The best value is optimistic.",
                 f"It is the best of {n_complete} on the same validation images, chosen because it is (the winner's "
-                "curse); the same configuration will do worse on other images. Test images were not looked at by any "
-                "trial: evaluate the configuration that is chosen on them once, at the end.",
+                "curse); the same configuration is likely to do worse on other images. Test images were not looked at "
+                "by any trial: evaluate the configuration that is chosen on them once, at the end.",
             )
         )
     return found
@@ -93,6 +93,8 @@ def _pictures(study: StudySummary, note: str | None) -> Iterator[Section]:
                 f"(PED-ANOVA, Watanabe et al. 2023). Of {len(study.complete)} trials this is a hint, no measurement."
             ),
         )
+    else:
+        yield Section("importances", "Importances", points=[f"From {FEWEST_FOR_IMPORTANCES} complete trials on."])
     if any(each.value is not None for each in study.trials):
         yield Section(
             "slices",

@@ -21,7 +21,7 @@ from breakhis_pl.locks import locked
 from breakhis_pl.randomness import derived_seed
 from breakhis_pl.tuning.plan import Plan, name_of_study
 from breakhis_pl.tuning.space import Dimension
-from breakhis_pl.tuning.trials import State, StudySummary, TrialRow
+from breakhis_pl.tuning.trials import FEWEST_FOR_IMPORTANCES, State, StudySummary, TrialRow
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,6 @@ STUDY_DB = "study.db"
 
 MOST_STARTS = 3
 """How often a trial may be started before it counts as one that kills its process."""
-
-FEWEST_FOR_IMPORTANCES = 10
-"""Complete trials from which on importances are shown; of fewer, the best fifth would be a single one."""
 
 _TARGET_QUANTILE = 0.2
 _WAIT_FOR_DATABASE_S = 60.0

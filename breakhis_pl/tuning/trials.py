@@ -10,6 +10,9 @@ from breakhis_pl.tuning.space import Dimension, Parameters
 
 State: TypeAlias = Literal["complete", "pruned", "failed", "running"]
 
+FEWEST_FOR_IMPORTANCES = 10
+"""Complete trials from which on importances are computed; of fewer, the best fifth would be a single one."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
