@@ -15,7 +15,14 @@ from tqdm import tqdm
 from breakhis_pl.config import PredictConfig, is_exported
 from breakhis_pl.cores import n_cores
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, ImageError, RunFolderError, StorageError
+from breakhis_pl.errors import (
+    BreakHisError,
+    CheckpointError,
+    ConfigurationError,
+    ImageError,
+    RunFolderError,
+    StorageError,
+)
 from breakhis_pl.evaluation.texts import visible
 from breakhis_pl.locks import locked
 from breakhis_pl.prediction.facts import NOTICE, Network
@@ -129,7 +136,9 @@ def _predict(config: PredictConfig, folder: Path, network: Network, inputs: Inpu
             pixels = np.stack([image.pixels for image in batch])
             probabilities = softmax(network.logits(pixels))
             if not np.isfinite(probabilities).all():
-                raise CheckpointError(f"{network.title} answers with values that are not finite; use another checkpoint")
+                raise CheckpointError(
+                    f"{network.title} answers with values that are not finite; use another checkpoint"
+                )
             pictures = [""] * len(batch)
             n_more = min(n_wanted - counts.n_pictures, len(batch))
             if n_more > 0:

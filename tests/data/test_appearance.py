@@ -78,9 +78,7 @@ def test_tissue_of_other_images_is_not_flagged(domain: Domain) -> None:
 
 def test_an_image_in_the_middle_of_the_train_images_has_no_single_reason(domain: Domain) -> None:
     assert domain.score(np.array(domain.mean)) == 0
-    assert domain.reason(np.array(domain.mean)) == (
-        "a combination of colors and texture that train images do not have"
-    )
+    assert domain.reason(np.array(domain.mean)) == ("a combination of colors and texture that train images do not have")
 
 
 def test_the_reason_names_what_is_farthest_off(domain: Domain) -> None:
@@ -165,9 +163,7 @@ def test_on_real_images_strangers_are_flagged_and_held_out_ones_are_not(real_dat
     scores = [found.score(features) for features in appearances(images, test, n_threads=2)]
     assert sum(score > 1 for score in scores) / len(scores) < 0.02  # one of 316: nearly all glass
     originals = index_images(real_data / "breakhis_originals", [200])
-    assert all(
-        found.score(appearance(resized(read_picture(record.path).pixels, 224))) <= 1 for record in originals
-    )
+    assert all(found.score(appearance(resized(read_picture(record.path).pixels, 224))) <= 1 for record in originals)
     for name, picture in strangers().items():
         assert found.score(appearance(resized(picture, 224))) > 1, name
     gray = np.asarray(Image.fromarray(images[test[0]]).convert("L").convert("RGB"))
