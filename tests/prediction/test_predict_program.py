@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ import torch
 from PIL import Image
 
 from breakhis_pl import export_onnx
+from breakhis_pl.command_line import check_at_the_door, help_text
 from breakhis_pl.config import PredictConfig
 from breakhis_pl.errors import (
     CheckpointError,
@@ -312,6 +316,29 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     outcome = run_program("predict", "run=in", "images=in", "hydra.run.dir=out", cwd=tmp_path)
     assert outcome.status == 1
     assert "run=in holds no run.json" in outcome.err
+
+
+def commands_for_predict() -> list[str]:
+    """Those that docs/predict.md and `--help` show."""
+    page = (REPOSITORY / "docs" / "predict.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    shown = [line for block in [*blocks, help_text("predict")] for line in block.splitlines()]
+    return [line.split("   ")[0] for line in (line.strip() for line in shown) if " predict.py run=" in line]
+
+
+def test_the_commands_that_are_shown_are_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [command for command in commands_for_predict() if not command.startswith("usage")]
+    assert len(commands) >= 8
+    for command in commands:
+        filled = re.sub(r"<[^>]+>", "here", command)
+        check_at_the_door("predict", shlex.split(filled)[shlex.split(filled).index("predict.py") + 1 :])
+
+
+def test_help_names_every_key() -> None:
+    text = help_text("predict")
+    for field in fields(PredictConfig):
+        assert re.search(rf"\b{field.name}\b", text)
 
 
 # the exported network
