@@ -25,7 +25,8 @@ def test_a_folder_gives_its_pictures_as_given_and_sorted(tree: Path) -> None:
     assert found.unreadable == ()
 
 
-def test_a_file_is_taken_whatever_its_suffix(tree: Path) -> None:
+@pytest.mark.usefixtures("tree")
+def test_a_file_is_taken_whatever_its_suffix() -> None:
     assert find_inputs("s/notes.txt").paths == ("s/notes.txt",)
 
 
@@ -40,7 +41,8 @@ def test_a_name_that_looks_like_a_pattern_comes_first(tree: Path) -> None:
     assert find_inputs("s[1].png").paths == ("s[1].png",)
 
 
-def test_every_picture_of_a_list_comes_once(tree: Path) -> None:
+@pytest.mark.usefixtures("tree")
+def test_every_picture_of_a_list_comes_once() -> None:
     assert find_inputs(["s/b.png", "s", "s/*.png"]).paths == ("s/b.png", "s/a.TIF", "s/in/c.jpg")
 
 
@@ -54,7 +56,8 @@ def test_a_link_that_leads_nowhere_is_left_for_the_reader_to_name(tree: Path) ->
     assert find_inputs("gone.png").paths == ("gone.png",)
 
 
-def test_a_folder_that_vanishes_is_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("tree")
+def test_a_folder_that_vanishes_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
     def vanished(folder: str) -> object:
@@ -79,7 +82,8 @@ def test_whatever_leads_to_nothing_is_named_with_its_reason(tree: Path) -> None:
     assert "s (" not in text.partition("expected")[0].replace("empty (", "")
 
 
-def test_names_that_are_no_text_stay_what_they_are(tree: Path) -> None:
+@pytest.mark.usefixtures("tree")
+def test_names_that_are_no_text_stay_what_they_are() -> None:
     name = os.fsdecode(b's/\xff\n,".png')
     Path(name).write_bytes(b"x")
     assert name in find_inputs("s").paths

@@ -1,14 +1,16 @@
 """predict.py and the export of a network, on one small run."""
 
-import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from PIL import Image
 
 from breakhis_pl import export_onnx
+from breakhis_pl.command_line import check_at_the_door, help_text
 from breakhis_pl.config import PredictConfig
 from breakhis_pl.errors import (
     CheckpointError,
@@ -50,8 +53,9 @@ def run(finished_run: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images(finished_run: Path, drawn_cache: Path) -> Path:
+def images(run: Path, drawn_cache: Path) -> Path:
     """The folder of the images that the run was made from."""
+    assert run.is_dir()
     return next(path for path in drawn_cache.iterdir() if path.name.startswith("synthetic-"))
 
 
@@ -133,7 +137,7 @@ def test_calibration_is_used_for_the_checkpoint_it_was_fitted_for(
         opened = open_run(copy, checkpoint=str(other), accelerator="cpu", precision="auto")
     assert opened.facts.calibration is None
     assert "was fitted for the last checkpoint" in caplog.text
-    with pytest.raises(CheckpointError, match="checkpoint=best: .*best.ckpt does not exist"):
+    with pytest.raises(CheckpointError, match=r"checkpoint=best: .*best\.ckpt does not exist"):
         open_run(copy, checkpoint="best", accelerator="cpu", precision="auto")
     shutil.copy(other, copy / "checkpoints/best.ckpt")
     assert checkpoint_path(copy, "best") == copy / "checkpoints/best.ckpt"
@@ -227,7 +231,8 @@ def test_values_that_are_not_finite_are_no_answer(
     assert not (tmp_path / "out" / "predictions.csv").exists()
 
 
-def test_names_of_any_kind_stay_whole(answers: Answers, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("answers")
+def test_names_of_any_kind_stay_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = [b'a "b", c.png', b"line\nbreak.png", b"\xff\xfe.png"]
     drawn(tmp_path / "in", 1)
     for name in names:
@@ -241,16 +246,18 @@ def test_names_of_any_kind_stay_whole(answers: Answers, tmp_path: Path, caplog: 
     assert all((tmp_path / "out" / cells["gradcam"]).is_file() for cells in rows(tmp_path / "out"))
 
 
-def test_a_folder_with_predictions_is_left_alone(answers: Answers, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("answers")
+def test_a_folder_with_predictions_is_left_alone(tmp_path: Path) -> None:
     drawn(tmp_path / "in", 1)
     predict(tmp_path / "in", tmp_path / "out")
     before = (tmp_path / "out/predictions.csv").read_bytes()
-    with pytest.raises(RunFolderError, match="holds predictions.csv already"):
+    with pytest.raises(RunFolderError, match=r"holds predictions\.csv already"):
         predict(tmp_path / "in", tmp_path / "out")
     assert (tmp_path / "out/predictions.csv").read_bytes() == before
 
 
-def test_a_second_process_is_kept_out(answers: Answers, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("answers")
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     from breakhis_pl.locks import locked
 
     drawn(tmp_path / "in", 1)
@@ -259,10 +266,11 @@ def test_a_second_process_is_kept_out(answers: Answers, tmp_path: Path) -> None:
         predict(tmp_path / "in", tmp_path / "out")
 
 
-def test_a_folder_that_cannot_be_written_is_named(answers: Answers, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("answers")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     drawn(tmp_path / "in", 1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write in .*file/out"):
+    with pytest.raises(StorageError, match=r"cannot write in .*file/out"):
         predict(tmp_path / "in", tmp_path / "file/out")
 
 
@@ -308,6 +316,29 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     outcome = run_program("predict", "run=in", "images=in", "hydra.run.dir=out", cwd=tmp_path)
     assert outcome.status == 1
     assert "run=in holds no run.json" in outcome.err
+
+
+def commands_for_predict() -> list[str]:
+    """Those that docs/predict.md and `--help` show."""
+    page = (REPOSITORY / "docs" / "predict.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    shown = [line for block in [*blocks, help_text("predict")] for line in block.splitlines()]
+    return [line.split("   ")[0] for line in (line.strip() for line in shown) if " predict.py run=" in line]
+
+
+def test_the_commands_that_are_shown_are_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [command for command in commands_for_predict() if not command.startswith("usage")]
+    assert len(commands) >= 8
+    for command in commands:
+        filled = re.sub(r"<[^>]+>", "here", command)
+        check_at_the_door("predict", shlex.split(filled)[shlex.split(filled).index("predict.py") + 1 :])
+
+
+def test_help_names_every_key() -> None:
+    text = help_text("predict")
+    for field in fields(PredictConfig):
+        assert re.search(rf"\b{field.name}\b", text)
 
 
 # the exported network
@@ -381,20 +412,19 @@ def test_the_file_says_what_belongs_to_it(exported: Path) -> None:
     assert {"commit", "license", "resized", "input", "output", "data"} <= entries.keys()
 
 
+def program_that(save: Callable[..., None]) -> SimpleNamespace:
+    """Stands for what torch's exporter gives."""
+    return SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=save)
+
+
 def test_a_file_that_is_not_what_torch_gives_is_not_left(
     exported: Path, run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Saved:
-        """Stands for what the exporter gave: the file that is there already."""
+    def save(path: Path, *, external_data: bool) -> None:
+        assert not external_data
+        shutil.copy(exported, path)  # what the exporter gave before
 
-        class model:  # noqa: N801
-            metadata_props: dict[str, str] = {}
-
-        def save(self, path: Path, *, external_data: bool) -> None:
-            assert not external_data
-            shutil.copy(exported, path)
-
-    monkeypatch.setattr(export_onnx, "_exported", lambda _: Saved())
+    monkeypatch.setattr(export_onnx, "_exported", lambda _: program_that(save))
     with pytest.raises(CheckpointError, match="the facts in the file's metadata are not those of the run"):
         export_onnx.export_onnx(run, out=tmp_path / "a.onnx", images=str(images))  # that run has no calibration
     monkeypatch.setattr(export_onnx, "TOLERANCE", -1.0)
@@ -412,7 +442,7 @@ def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(torch.onnx, "export", broken)
     with pytest.raises(CheckpointError, match="cannot export resnet18: RuntimeError: no such operator"):
         export_onnx.export_onnx(run, out=tmp_path / "a.onnx")  # on drawn images, for the run names no folder
-    with pytest.raises(ConfigurationError, match="expected a name that ends in .onnx"):
+    with pytest.raises(ConfigurationError, match=r"expected a name that ends in \.onnx"):
         export_onnx.export_onnx(run, out=tmp_path / "a.bin")
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(DataFolderError, match="none of the 1 images"):
@@ -424,14 +454,11 @@ def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, monkeypatch:
 def test_a_full_disk_is_one_of_our_errors(
     exported: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full:
-        class model:  # noqa: N801
-            metadata_props: dict[str, str] = {}
+    def save(path: Path, *, external_data: bool) -> None:
+        assert not external_data
+        raise OSError(28, "No space left on device", str(path))
 
-        def save(self, path: Path, *, external_data: bool) -> None:
-            raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(export_onnx, "_exported", lambda _: Full())
+    monkeypatch.setattr(export_onnx, "_exported", lambda _: program_that(save))
     with pytest.raises(StorageError, match="cannot be written \\(No space left on device\\)"):
         export_onnx.export_onnx(exported.parent, out=tmp_path / "a.onnx", images=str(images))
 
