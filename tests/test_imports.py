@@ -16,7 +16,7 @@ LAYERS = (
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
-        *("data.lock", "data.answer", "data.png", "data.pictures", "data.resampling", "data.appearance"),
+        *("data.lock", "data.answer", "data.png", "data.pictures", "data.resampling", "data.domain"),
     ),
     ("evaluation.*",),
     ("tuning.space", "tuning.trials", "tuning.figures", "tuning.page"),

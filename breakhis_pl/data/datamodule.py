@@ -25,7 +25,7 @@ from breakhis_pl.config import (
     evaluated_magnifications,
 )
 from breakhis_pl.cores import n_cores
-from breakhis_pl.data.appearance import appearances, fit_domain, plain_domain
+from breakhis_pl.data.domain import appearances, fit_domain, plain_domain
 from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_network_input
 from breakhis_pl.data.balance import TrainOrder, class_weights
 from breakhis_pl.data.breakhis import Subset

@@ -6,7 +6,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from breakhis_pl.data.appearance import Domain
+from breakhis_pl.data.domain import Domain
 from breakhis_pl.evaluation.calibration import Calibration
 
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]

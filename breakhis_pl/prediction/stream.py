@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from breakhis_pl.data.appearance import appearance
+from breakhis_pl.data.domain import appearance
 from breakhis_pl.data.pictures import read_picture
 from breakhis_pl.data.resampling import resized
 from breakhis_pl.errors import ImageError

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from breakhis_pl.config import BACKBONES, SMALLEST_IMAGE
-from breakhis_pl.data.appearance import Domain, restored_domain
+from breakhis_pl.data.domain import Domain, restored_domain
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import CheckpointError, StorageError, listed
 from breakhis_pl.evaluation.texts import quoted

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from breakhis_pl.data.appearance import FEATURES, Domain
+from breakhis_pl.data.domain import FEATURES, Domain
 from breakhis_pl.evaluation.calibration import Calibration
 from breakhis_pl.evaluation.csv_tables import read_columns
 from breakhis_pl.prediction.facts import NetworkFacts

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from breakhis_pl.data.appearance import (
+from breakhis_pl.data.domain import (
     FEATURES,
     FEWEST_CASES,
     FEWEST_IMAGES,
