@@ -21,6 +21,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 PIXELS = ("auto", "device", "host")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+BORDERS = ("black", "mirror")
 SMALLEST_IMAGE = 32
 """The backbones halve an image five times: 32 pixels become one."""
 
@@ -107,6 +108,17 @@ class AugmentationConfig:
     horizontal_flip: float = key(0.5, "probability of a left-right flip", at_least=0, at_most=1)
     vertical_flip: float = key(0.5, "probability of an up-down flip", at_least=0, at_most=1)
     rotation: float = key(20.0, "largest rotation to either side in degrees", at_least=0, at_most=180)
+    quarter_turn: float = key(0.0, "probability of a turn by 90, 180 or 270 degrees", at_least=0, at_most=1)
+    zoom: float = key(0.0, "largest zoom: 0.2 magnifies by 1/1.2 to 1.2", at_least=0, at_most=1)
+    shift: float = key(0.0, "largest shift to every side, as a share of the side", at_least=0, at_most=0.5)
+    border: str = key("black", "what lies beyond the edge of an image", choices=BORDERS)
+    stain: float = key(0.0, "largest change of the amount of each stain: 0.2 is a fifth", at_least=0, below=1)
+    stain_shift: float = key(0.0, "largest shift of each stain in optical density", at_least=0, at_most=1)
+    brightness: float = key(0.0, "largest change of brightness: 0.2 is a fifth", at_least=0, below=1)
+    contrast: float = key(0.0, "largest change of contrast", at_least=0, below=1)
+    saturation: float = key(0.0, "largest change of saturation", at_least=0, below=1)
+    hue: float = key(0.0, "largest turn of the hue, as a share of the color circle", at_least=0, at_most=0.5)
+    blur: float = key(0.0, "largest standard deviation of a Gaussian blur in pixels", at_least=0, at_most=5)
 
 
 @dataclass

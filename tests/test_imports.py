@@ -19,7 +19,7 @@ LAYERS = (
         *("data.lock", "data.answer", "data.png"),
     ),
     ("evaluation.*",),
-    ("data.drawn", "data.store", "data.augment", "data.datamodule"),
+    ("data.drawn", "data.store", "data.appearance", "data.augment", "data.datamodule"),
     ("models.*",),
     ("training.*",),
     ("composition",),
