@@ -178,6 +178,16 @@ class CosineConfig:
 
 
 @dataclass
+class WarmupCosineConfig:
+    """Keys of `scheduler=warmup_cosine`."""
+
+    _target_: str = "breakhis_pl.training.schedules.WarmupCosine"
+    T_max: int = key("${trainer.max_epochs}", "epochs until the learning rate is at its lowest", at_least=1)
+    warmup_epochs: int = key(1, "epochs in which the learning rate rises; below T_max", at_least=0)
+    eta_min: float = key(0.0, "lowest learning rate", at_least=0)
+
+
+@dataclass
 class ConstantConfig:
     """Keys of `scheduler=constant`."""
 
@@ -205,6 +215,19 @@ class TrainerConfig:
 
 
 @dataclass
+class TrainingConfig:
+    """Keys of `training`; the defaults leave a training as the report's."""
+
+    label_smoothing: float = key(0.0, "share of a target that is spread over all classes", at_least=0, below=1)
+    mixup: float = key(0.0, "alpha of the Beta distribution of mixup's shares; 0 mixes nothing", at_least=0, at_most=10)
+    ema_decay: float | None = key(
+        None, "evaluate a moving average of the weights, of which a step keeps this share", above=0, below=1
+    )
+    layer_decay: float = key(1.0, "factor on the learning rate per stage, from the head down", above=0, at_most=1)
+    frozen_epochs: int = key(0, "first epochs that train the head alone", at_least=0)
+
+
+@dataclass
 class TrainConfig:
     """All keys of train.py."""
 
@@ -214,6 +237,7 @@ class TrainConfig:
     optimizer: Any = key(None, "the optimizer and its numbers")
     scheduler: Any = key(None, "the learning rate over the epochs")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = key(0, "seed of everything that is drawn during the run", at_least=0)
     gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
 
@@ -252,13 +276,16 @@ class EvaluateConfig:
 
 
 OptimizerConfig: TypeAlias = AdamaxConfig | AdamWConfig | SGDConfig
-SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | ConstantConfig
+SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | WarmupCosineConfig | ConstantConfig
 
 VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
     {
         "data": ("source", {"breakhis": BreakHisDataConfig, "synthetic": SyntheticDataConfig}),
         "optimizer": ("_target_", {v._target_: v for v in (AdamaxConfig, AdamWConfig, SGDConfig)}),
-        "scheduler": ("_target_", {v._target_: v for v in (ExponentialConfig, CosineConfig, ConstantConfig)}),
+        "scheduler": (
+            "_target_",
+            {v._target_: v for v in (ExponentialConfig, CosineConfig, WarmupCosineConfig, ConstantConfig)},
+        ),
     }
 )
 """Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
@@ -304,8 +331,21 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield f"runs={runs} is not possible; expected the folder of a sweep, or a list of run folders"
         case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
             yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
+        case WarmupCosineConfig(T_max=n_epochs, warmup_epochs=n_warmup) if n_warmup >= n_epochs:
+            yield f"{prefix}warmup_epochs={n_warmup} is not possible; expected fewer than {prefix}T_max={n_epochs}"
+        case TrainConfig():
+            yield from _faults_of_training(config)
         case _:
             pass
+
+
+def _faults_of_training(config: TrainConfig) -> Iterator[str]:
+    """Faults of `training` together with other groups."""
+    n_frozen, n_epochs = config.training.frozen_epochs, config.trainer.max_epochs
+    if n_frozen > 0 and n_frozen >= n_epochs:
+        yield f"training.frozen_epochs={n_frozen} is not possible; expected fewer than trainer.max_epochs={n_epochs}"
+    if config.training.mixup > 0 and getattr(config.data, "batch_size", None) == 1:
+        yield f"training.mixup={config.training.mixup:g} mixes the images of a batch; expected data.batch_size above 1"
 
 
 def _is_text_or_texts(value: object) -> bool:

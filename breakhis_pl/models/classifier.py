@@ -14,9 +14,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.datamodule import Batch
 from breakhis_pl.models.backbones import build_network
+from breakhis_pl.models.mixup import mixed, mixup_share, partners
+from breakhis_pl.models.stages import ParameterGroup, layer_groups
 from breakhis_pl.randomness import derived_seed
 
-OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], OptimizerLRScheduler]
+OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter | ParameterGroup]], OptimizerLRScheduler]
 GraphedNetwork: TypeAlias = Callable[[Tensor], Tensor | None]
 
 
@@ -30,6 +32,9 @@ class Classifier(L.LightningModule):
         memory_format: Of convolution weights, and so of activations.
         evaluated: Names of the subsets of the validation loaders, in their order.
         make_optimizers: From parameters to what `configure_optimizers` returns; not needed for evaluation.
+        label_smoothing: Of the loss that training lowers, in [0, 1).
+        mixup: Alpha of the shares in which train images are mixed; 0 mixes nothing.
+        layer_decay: Factor on the learning rate per stage, from the head down.
 
     Attributes:
         network: From images (batch, 3, height, width) to logits (batch, 2).
@@ -45,6 +50,9 @@ class Classifier(L.LightningModule):
         memory_format: torch.memory_format = torch.channels_last,
         evaluated: Sequence[str] = ("test",),
         make_optimizers: OptimizerFactory | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -52,6 +60,9 @@ class Classifier(L.LightningModule):
         self.seed = seed
         self.evaluated = tuple(evaluated)
         self.make_optimizers = make_optimizers
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.layer_decay = layer_decay
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "initialization"))
             self.network = build_network(backbone, dropout=dropout).to(memory_format=memory_format)
@@ -84,6 +95,8 @@ class Classifier(L.LightningModule):
         """The optimizer and the schedule that the configuration names."""
         if self.make_optimizers is None:
             return None
+        if self.layer_decay < 1:
+            return self.make_optimizers(layer_groups(self.network, decay=self.layer_decay))
         return self.make_optimizers(self.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -95,12 +108,28 @@ class Classifier(L.LightningModule):
         self._reset("train")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch; (), float32."""
-        graphed = None if self.graphed_network is None else self.graphed_network(batch.images)
-        logits = self(batch.images) if graphed is None else graphed.float()
-        loss = functional.cross_entropy(logits, batch.targets)
-        self._update("train", loss.detach(), logits.detach(), batch.targets)
+        """Cross-entropy of a batch, of mixed images and smoothed targets where that is wanted; (), float32.
+
+        What is shown of train images is plain cross-entropy and accuracy, of a mixed image for the class that weighs
+        more in it.
+        """
+        share = mixup_share(self.mixup, seed=self.seed, epoch=self.current_epoch, step=batch_idx)
+        images = batch.images if share == 1 else mixed(batch.images, share)
+        graphed = None if self.graphed_network is None else self.graphed_network(images)
+        logits = self(images) if graphed is None else graphed.float()
+        loss = self._train_loss(logits, batch.targets)
+        shown = batch.targets
+        if share < 1:
+            others = partners(batch.targets)
+            loss = share * loss + (1 - share) * self._train_loss(logits, others)
+            shown = batch.targets if share >= 0.5 else others
+        is_plain = share == 1 and self.label_smoothing == 0
+        shown_loss = loss if is_plain else functional.cross_entropy(logits.detach(), shown)
+        self._update("train", shown_loss.detach(), logits.detach(), shown)
         return loss
+
+    def _train_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets metrics and logits of the evaluation before."""
