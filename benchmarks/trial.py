@@ -24,7 +24,7 @@ from torchvision.io import ImageReadMode, decode_png
 from benchmarks.limit import Case, Mode, Steps, forward_steps, train_steps
 from benchmarks.timing import waiter
 from breakhis_pl.config import AugmentationConfig
-from breakhis_pl.data.augment import AugmentationDraws, draw_augmentation, resample, to_network_input
+from breakhis_pl.data.augment import Augmentation, AugmentationDraws, draw_augmentation, resample, to_network_input
 from breakhis_pl.training.speed import keep_freed_memory
 
 N_STORED = 512
@@ -119,7 +119,7 @@ def _augmentation(settings: Settings) -> Work:
     rotation = AugmentationDraws(upright, upright, draws.angle).matrices().to(device)
 
     def at_once() -> int:
-        to_network_input(pixels, mean=mean, std=std, matrices=matrices)
+        to_network_input(pixels, mean=mean, std=std, augmentation=Augmentation(matrices))
         return batch
 
     def in_three() -> int:

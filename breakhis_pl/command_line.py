@@ -67,6 +67,9 @@ Keys used most
   data.val_fraction=0.2       take whole cases out of train for validation: calibration, threshold
   model.weights=imagenet      none, or a file with a torchvision state dict
   trainer.max_epochs=15       seed=0
+  augmentation.stain=0.2      one transform alone: zoom, shift, stain, hue, blur, …; augmentation=strong has them all
+  training.label_smoothing=0  training.mixup=0  training.ema_decay=null (0.999)  scheduler=warmup_cosine
+  training.layer_decay=1      training.frozen_epochs=0: learning rates by layer, the head alone at first
   hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
   resume=<run folder>         go on with a run that was cut; a sweep: its command with hydra.sweep.dir=<folder>
   repeat=<run folder>         train anew with the configuration in its run.json; more keys change it

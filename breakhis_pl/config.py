@@ -27,6 +27,7 @@ MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 STRATEGIES = ("auto", "ddp")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TTA = ("none", "flips", "dihedral")
+BORDERS = ("black", "mirror")
 SMALLEST_IMAGE = 32
 """The backbones halve an image five times: 32 pixels become one."""
 
@@ -121,6 +122,17 @@ class AugmentationConfig:
     horizontal_flip: float = key(0.5, "probability of a left-right flip", at_least=0, at_most=1)
     vertical_flip: float = key(0.5, "probability of an up-down flip", at_least=0, at_most=1)
     rotation: float = key(20.0, "largest rotation to either side in degrees", at_least=0, at_most=180)
+    quarter_turn: float = key(0.0, "probability of a turn by 90, 180 or 270 degrees", at_least=0, at_most=1)
+    zoom: float = key(0.0, "largest zoom: 0.2 magnifies by 1/1.2 to 1.2", at_least=0, at_most=1)
+    shift: float = key(0.0, "largest shift to every side, as a share of the side", at_least=0, at_most=0.5)
+    border: str = key("black", "what lies beyond the edge of an image", choices=BORDERS)
+    stain: float = key(0.0, "largest change of the amount of each stain: 0.2 is a fifth", at_least=0, below=1)
+    stain_shift: float = key(0.0, "largest shift of each stain in optical density", at_least=0, at_most=1)
+    brightness: float = key(0.0, "largest change of brightness: 0.2 is a fifth", at_least=0, below=1)
+    contrast: float = key(0.0, "largest change of contrast", at_least=0, below=1)
+    saturation: float = key(0.0, "largest change of saturation", at_least=0, below=1)
+    hue: float = key(0.0, "largest turn of the hue, as a share of the color circle", at_least=0, at_most=0.5)
+    blur: float = key(0.0, "largest standard deviation of a Gaussian blur in pixels", at_least=0, at_most=5)
 
 
 @dataclass
@@ -180,6 +192,16 @@ class CosineConfig:
 
 
 @dataclass
+class WarmupCosineConfig:
+    """Keys of `scheduler=warmup_cosine`."""
+
+    _target_: str = "breakhis_pl.training.schedules.WarmupCosine"
+    T_max: int = key("${trainer.max_epochs}", "epochs until the learning rate is at its lowest", at_least=1)
+    warmup_epochs: int = key(1, "epochs in which the learning rate rises; below T_max", at_least=0)
+    eta_min: float = key(0.0, "lowest learning rate", at_least=0)
+
+
+@dataclass
 class ConstantConfig:
     """Keys of `scheduler=constant`."""
 
@@ -228,6 +250,19 @@ class TrainerConfig(ProcessesConfig):
 
 
 @dataclass
+class TrainingConfig:
+    """Keys of `training`; the defaults leave a training as the report's."""
+
+    label_smoothing: float = key(0.0, "share of a target that is spread over all classes", at_least=0, below=1)
+    mixup: float = key(0.0, "alpha of the Beta distribution of mixup's shares; 0 mixes nothing", at_least=0, at_most=10)
+    ema_decay: float | None = key(
+        None, "evaluate a moving average of the weights, of which a step keeps this share", above=0, below=1
+    )
+    layer_decay: float = key(1.0, "factor on the learning rate per stage, from the head down", above=0, at_most=1)
+    frozen_epochs: int = key(0, "first epochs that train the head alone", at_least=0)
+
+
+@dataclass
 class TrainConfig:
     """All keys of train.py."""
 
@@ -237,6 +272,7 @@ class TrainConfig:
     optimizer: Any = key(None, "the optimizer and its numbers")
     scheduler: Any = key(None, "the learning rate over the epochs")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = key(0, "seed of everything that is drawn during the run", at_least=0)
     gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
 
@@ -319,13 +355,16 @@ class PredictConfig:
 
 
 OptimizerConfig: TypeAlias = AdamaxConfig | AdamWConfig | SGDConfig
-SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | ConstantConfig
+SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | WarmupCosineConfig | ConstantConfig
 
 VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
     {
         "data": ("source", {"breakhis": BreakHisDataConfig, "synthetic": SyntheticDataConfig}),
         "optimizer": ("_target_", {v._target_: v for v in (AdamaxConfig, AdamWConfig, SGDConfig)}),
-        "scheduler": ("_target_", {v._target_: v for v in (ExponentialConfig, CosineConfig, ConstantConfig)}),
+        "scheduler": (
+            "_target_",
+            {v._target_: v for v in (ExponentialConfig, CosineConfig, WarmupCosineConfig, ConstantConfig)},
+        ),
     }
 )
 """Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
@@ -395,6 +434,7 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield from _faults_of_data(config, prefix)
         case TrainConfig():
             yield from _faults_of_selection(config)
+            yield from _faults_of_training(config)
         case EvaluateConfig(calibrate=True, checkpoint=checkpoint) if checkpoint not in NAMED_CHECKPOINTS:
             yield (
                 f"calibrate=true checkpoint={checkpoint}: what is kept with a run is fitted for the checkpoint that "
@@ -412,6 +452,8 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield from _predict_faults(config)
         case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
             yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
+        case WarmupCosineConfig(T_max=n_epochs, warmup_epochs=n_warmup) if n_warmup >= n_epochs:
+            yield f"{prefix}warmup_epochs={n_warmup} is not possible; expected fewer than {prefix}T_max={n_epochs}"
         case _:
             pass
 
@@ -500,6 +542,15 @@ def _faults_of_selection(config: TrainConfig) -> Iterator[str]:
             f"trainer.monitor={monitor} needs validation images, and nothing is chosen on test images; "
             "set data.val_fraction above 0, as in data.val_fraction=0.2"
         )
+
+
+def _faults_of_training(config: TrainConfig) -> Iterator[str]:
+    """Faults of `training` together with other groups."""
+    n_frozen, n_epochs = config.training.frozen_epochs, config.trainer.max_epochs
+    if n_frozen > 0 and n_frozen >= n_epochs:
+        yield f"training.frozen_epochs={n_frozen} is not possible; expected fewer than trainer.max_epochs={n_epochs}"
+    if config.training.mixup > 0 and getattr(config.data, "batch_size", None) == 1:
+        yield f"training.mixup={config.training.mixup:g} mixes the images of a batch; expected data.batch_size above 1"
 
 
 def _is_text_or_texts(value: object) -> bool:

@@ -18,7 +18,10 @@ from torch import nn
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.stages import ParameterGroup
 from breakhis_pl.training import distributed
+from breakhis_pl.training.averaging import AveragedWeights
+from breakhis_pl.training.frozen_start import FrozenStart
 from breakhis_pl.training.graphs import CudaGraphs
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.speed import Speed, keep_freed_memory, resolve_speed
@@ -45,8 +48,19 @@ def graphs(config: TrainConfig, speed: Speed) -> list[L.Callback]:
             batch_size=config.data.batch_size,
             image_size=config.data.image_size,
             memory_format=speed.torch_memory_format,
+            first_epoch=config.training.frozen_epochs,
         )
     ]
+
+
+def frozen_start(config: TrainConfig) -> list[L.Callback]:
+    """The callback that trains the head alone at first, where that is wanted; before `graphs`, which captures all."""
+    return [FrozenStart(config.training.frozen_epochs)] if config.training.frozen_epochs > 0 else []
+
+
+def averaged_weights(config: TrainConfig) -> list[L.Callback]:
+    """The callback that averages weights, where that is wanted; after `FiniteTraining`, which looks at the weights."""
+    return [] if config.training.ema_decay is None else [AveragedWeights(config.training.ema_decay)]
 
 
 def make_trainer(
@@ -106,9 +120,15 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule, *,
         raise KeyboardInterrupt from end
 
 
-def make_optimizers(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> OptimizerLRScheduler:
-    """The optimizer and the schedule, stepped once an epoch."""
-    optimizer = instantiate(asdict(config.optimizer), params=list(parameters))
+def make_optimizers(config: TrainConfig, parameters: Iterable[nn.Parameter | ParameterGroup]) -> OptimizerLRScheduler:
+    """The optimizer and the schedule, stepped once an epoch; a group of parameters has its own learning rate."""
+    params = [
+        {"params": list(each.parameters), "lr": config.optimizer.lr * each.rate}
+        if isinstance(each, ParameterGroup)
+        else each
+        for each in parameters
+    ]
+    optimizer = instantiate(asdict(config.optimizer), _partial_=True)(params)
     scheduler = instantiate(asdict(config.scheduler), optimizer=optimizer)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 

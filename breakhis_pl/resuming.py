@@ -108,7 +108,7 @@ def _check_epochs(folder: Path, own: TrainConfig, asked: TrainConfig) -> None:
     if hasattr(own.scheduler, "T_max"):
         raise ConfigurationError(
             f"trainer.max_epochs={asked.trainer.max_epochs} is not possible for {folder}: its schedule was made for "
-            f"{own.trainer.max_epochs} epochs (scheduler=cosine); train anew"
+            f"{own.trainer.max_epochs} epochs (scheduler.T_max); train anew"
         )
     n_done = _n_epochs_done(folder)
     if asked.trainer.max_epochs < n_done:

@@ -24,7 +24,16 @@ from breakhis_pl.config import (
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.splits import write_split_csv
-from breakhis_pl.engine import fit, free_device, graphs, make_fast, make_optimizers, make_trainer
+from breakhis_pl.engine import (
+    averaged_weights,
+    fit,
+    free_device,
+    frozen_start,
+    graphs,
+    make_fast,
+    make_optimizers,
+    make_trainer,
+)
 from breakhis_pl.errors import ConfigurationError, Pruned, RunFolderError, Stopped
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
@@ -191,6 +200,9 @@ def _prepare(
         evaluated=data.evaluated,
         make_optimizers=lambda parameters: make_optimizers(config, parameters),
         class_weights=data.class_weights(),
+        label_smoothing=config.training.label_smoothing,
+        mixup=config.training.mixup,
+        layer_decay=config.training.layer_decay,
     )
     if checkpoint is None:
         load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
@@ -207,7 +219,8 @@ def _fit_or_take(
     """Trains; where all epochs are done, evaluates the last one."""
     writer = BackgroundCheckpointIO(share=config.trainer.checkpoint_share)
     bars = [RunProgressBar()] if config.trainer.progress_bar and distributed.is_first() else []
-    own = [*bars, *graphs(config, ready.speed), FiniteTraining(), history, LastCheckpoint(folder, writer)]
+    steps = [*frozen_start(config), *graphs(config, ready.speed), FiniteTraining(), *averaged_weights(config)]
+    own = [*bars, *steps, history, LastCheckpoint(folder, writer)]
     trainer = make_trainer(
         config,
         accelerator=ready.accelerator,

@@ -20,7 +20,7 @@ LAYERS = (
     ),
     ("evaluation.*",),
     ("tuning.space", "tuning.trials", "tuning.figures", "tuning.page"),
-    ("data.drawn", "data.store", "data.augment", "data.balance", "data.datamodule"),
+    ("data.drawn", "data.store", "data.appearance", "data.augment", "data.balance", "data.datamodule"),
     ("models.*",),
     ("training.*",),
     ("composition",),

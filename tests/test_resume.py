@@ -195,7 +195,7 @@ def test_a_schedule_that_was_made_for_its_epochs_keeps_them(
     cut.no_more()
     outcome = run_program("train", "resume=run", "trainer.max_epochs=9", cwd=tmp_path)
     assert outcome.status == 1
-    assert "its schedule was made for 4 epochs (scheduler=cosine)" in outcome.err
+    assert "its schedule was made for 4 epochs (scheduler.T_max)" in outcome.err
 
 
 def test_a_cut_sweep_goes_on_with_the_same_command(

@@ -25,10 +25,10 @@ from breakhis_pl.config import (
     evaluated_magnifications,
 )
 from breakhis_pl.cores import n_cores
-from breakhis_pl.data.domain import appearances, fit_domain, plain_domain
-from breakhis_pl.data.augment import changes_anything, draw_augmentation, to_network_input
+from breakhis_pl.data.augment import Augmentation, augmentation_of_epoch, changes_anything, to_network_input
 from breakhis_pl.data.balance import TrainOrder, class_weights
 from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.data.domain import appearances, fit_domain, plain_domain
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
 from breakhis_pl.data.splits import (
@@ -112,7 +112,7 @@ class BreakHisDataModule(L.LightningDataModule):
         self._is_set_up = False
         self._plain_domain: tuple[dict[str, Any] | None] | None = None
         self._resident: dict[torch.device, _Resident] = {}
-        self._matrices: tuple[int, Tensor] | None = None
+        self._augmentation: tuple[int, torch.device, Augmentation] | None = None
 
     def index(self) -> None:
         """Finds the images and splits them; draws them first if they are synthetic.
@@ -229,18 +229,18 @@ class BreakHisDataModule(L.LightningDataModule):
                 if resident.pixels is None
                 else resident.pixels.index_select(0, rows)
             )
-        matrices = None
+        augmentation = None
         if epoch is not None and changes_anything(self.augmentation):
-            matrices = self._epoch_matrices(epoch, rows.device).index_select(0, rows)  # (batch, 2, 3)
+            augmentation = self._augmentation_of(epoch, rows.device).of(rows)
         images = to_network_input(
-            pixels, mean=resident.mean, std=resident.std, matrices=matrices, memory_format=self.memory_format
+            pixels, mean=resident.mean, std=resident.std, augmentation=augmentation, memory_format=self.memory_format
         )
         return Batch(images=images, targets=resident.targets.index_select(0, rows), rows=rows)
 
     def release(self) -> None:
         """Forgets what lies on a device."""
         self._resident.clear()
-        self._matrices = None
+        self._augmentation = None
 
     def state_dict(self) -> dict[str, Any]:
         """Statistics for the checkpoint, so that it can be used without the train images."""
@@ -322,8 +322,8 @@ class BreakHisDataModule(L.LightningDataModule):
         if self.data.image_size <= SMALLEST_IMAGE and is_single:
             processes = "" if n_ranks == 1 else f" to one of {n_ranks} processes"
             raise ConfigurationError(
-                f"data.batch_size={size} leaves a batch of a single image{processes} ({n_train} train images an epoch), "
-                f"which batch norm cannot take at data.image_size={self.data.image_size}; change either of them"
+                f"data.batch_size={size} leaves a batch of a single image{processes} ({n_train} train images an "
+                f"epoch), which batch norm cannot take at data.image_size={self.data.image_size}; change either of them"
             )
 
     def _check_magnifications(self, found: Sequence[ImageRecord]) -> None:
@@ -376,12 +376,14 @@ class BreakHisDataModule(L.LightningDataModule):
         torch.index_select(torch.from_numpy(self.store.pixels), 0, rows, out=gathered)
         return gathered.to(device, non_blocking=True)
 
-    def _epoch_matrices(self, epoch: int, device: torch.device) -> Tensor:
-        """Transforms of all images in an epoch, drawn once: float32, (n_images, 2, 3)."""
-        if self._matrices is None or self._matrices[0] != epoch or self._matrices[1].device != device:
-            draws = draw_augmentation(len(self.records), self.augmentation, seed=self.seed, epoch=epoch)
-            self._matrices = (epoch, draws.matrices().to(device))
-        return self._matrices[1]
+    def _augmentation_of(self, epoch: int, device: torch.device) -> Augmentation:
+        """What happens to all images in an epoch, drawn once."""
+        if self._augmentation is None or self._augmentation[:2] != (epoch, device):
+            drawn = augmentation_of_epoch(
+                len(self.records), self.augmentation, seed=self.seed, epoch=epoch, device=device
+            )
+            self._augmentation = (epoch, device, drawn)
+        return self._augmentation[2]
 
 
 class _Resident(NamedTuple):

@@ -14,9 +14,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.datamodule import Batch
 from breakhis_pl.models.backbones import build_network
+from breakhis_pl.models.mixup import mixed, mixup_share, partners
+from breakhis_pl.models.stages import ParameterGroup, layer_groups
 from breakhis_pl.randomness import derived_seed
 
-OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], OptimizerLRScheduler]
+OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter | ParameterGroup]], OptimizerLRScheduler]
 GraphedNetwork: TypeAlias = Callable[[Tensor], Tensor | None]
 
 
@@ -35,6 +37,9 @@ class Classifier(L.LightningModule):
         evaluated: Names of the subsets of the validation loaders, in their order.
         make_optimizers: From parameters to what `configure_optimizers` returns; not needed for evaluation.
         class_weights: Of the classes in the loss that training lowers; every loss that is shown is unweighted.
+        label_smoothing: Of the loss that training lowers, in [0, 1).
+        mixup: Alpha of the shares in which train images are mixed; 0 mixes nothing.
+        layer_decay: Factor on the learning rate per stage, from the head down.
 
     Attributes:
         network: From images (batch, 3, height, width) to logits (batch, 2).
@@ -51,6 +56,9 @@ class Classifier(L.LightningModule):
         evaluated: Sequence[str] = ("test",),
         make_optimizers: OptimizerFactory | None = None,
         class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -61,6 +69,9 @@ class Classifier(L.LightningModule):
         weights = None if class_weights is None else torch.tensor(class_weights)
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", weights, persistent=False)  # of the training, not of the network
+        self.label_smoothing = label_smoothing
+        self.mixup = mixup
+        self.layer_decay = layer_decay
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "initialization"))
             self.network = build_network(backbone, dropout=dropout).to(memory_format=memory_format)
@@ -93,6 +104,8 @@ class Classifier(L.LightningModule):
         """The optimizer and the schedule that the configuration names."""
         if self.make_optimizers is None:
             return None
+        if self.layer_decay < 1:
+            return self.make_optimizers(layer_groups(self.network, decay=self.layer_decay))
         return self.make_optimizers(self.parameters())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -105,18 +118,35 @@ class Classifier(L.LightningModule):
         self._reset("train")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch, weighted by class where that is wanted; (), float32.
+        """Cross-entropy of a batch: weighted by class, of mixed images, smoothed targets where wanted; (), float32.
 
-        Zero, with gradients of zero, where this process has no image of the batch.
+        What is shown of train images is plain cross-entropy and accuracy, of a mixed image for the class that weighs
+        more in it. Zero, with gradients of zero, where this process has no image of the batch.
         """
         if len(batch.rows) == 0:
             return torch.stack([each.sum() for each in self.parameters() if each.requires_grad]).sum() * 0
-        graphed = None if self.graphed_network is None else self.graphed_network(batch.images)
-        logits = self(batch.images) if graphed is None else graphed.float()
-        loss = functional.cross_entropy(logits, batch.targets, weight=self.class_weights)
-        shown = loss if self.class_weights is None else functional.cross_entropy(logits.detach(), batch.targets)
-        self._update("train", shown.detach(), logits.detach(), batch.targets)
+        share = mixup_share(self.mixup, seed=self.seed, epoch=self.current_epoch, step=batch_idx)
+        images = batch.images if share == 1 else mixed(batch.images, share)
+        graphed = None if self.graphed_network is None else self.graphed_network(images)
+        logits = self(images) if graphed is None else graphed.float()
+        loss = self._train_loss(logits, batch.targets)
+        shown = batch.targets
+        if share < 1:
+            others = partners(batch.targets)
+            loss = share * loss + (1 - share) * self._train_loss(logits, others)
+            shown = batch.targets if share >= 0.5 else others
+        is_plain = share == 1 and self.label_smoothing == 0 and self.class_weights is None
+        shown_loss = loss if is_plain else functional.cross_entropy(logits.detach(), shown)
+        self._update("train", shown_loss.detach(), logits.detach(), shown)
         return loss
+
+    def _train_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean over the images, whatever their classes weigh, so that shares of a batch add up to the whole."""
+        if self.class_weights is None:
+            return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        return functional.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing, reduction="none"
+        ).mean()
 
     def on_validation_epoch_start(self) -> None:
         """Forgets metrics and logits of the evaluation before."""

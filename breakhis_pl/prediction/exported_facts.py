@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from breakhis_pl.config import SMALLEST_IMAGE
-from breakhis_pl.data.domain import plain_domain, restored_domain
 from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.domain import plain_domain, restored_domain
 from breakhis_pl.evaluation.calibration import Calibration, calibration_from
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.texts import quoted

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from breakhis_pl.config import BACKBONES, SMALLEST_IMAGE
-from breakhis_pl.data.domain import Domain, restored_domain
 from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.domain import Domain, restored_domain
 from breakhis_pl.errors import CheckpointError, StorageError, listed
 from breakhis_pl.evaluation.texts import quoted
 from breakhis_pl.files import force_to_disk

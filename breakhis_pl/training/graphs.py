@@ -12,23 +12,29 @@ from breakhis_pl.models.classifier import Classifier
 
 
 class CudaGraphs(Callback):
-    """Captures forward and backward pass of full train batches before the first one.
+    """Captures forward and backward pass of full train batches at the start of the first epoch that trains all layers.
 
     Args:
         batch_size: Of a full train batch; others, as the last one of an epoch, are run as ever.
         image_size: Side in pixels.
         memory_format: Of the images.
+        first_epoch: Epochs before it, counted from 0, are run as ever.
     """
 
-    def __init__(self, *, batch_size: int, image_size: int, memory_format: torch.memory_format) -> None:
+    def __init__(
+        self, *, batch_size: int, image_size: int, memory_format: torch.memory_format, first_epoch: int = 0
+    ) -> None:
+        self.first_epoch = first_epoch
         self.batch_size = batch_size
         self.image_size = image_size
         self.memory_format = memory_format
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Captures on the device and in the precision of the training."""
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Captures once, on the device and in the precision of the training."""
         if not isinstance(pl_module, Classifier):
             raise TypeError(f"expected a Classifier, got {type(pl_module).__name__}")
+        if trainer.current_epoch < self.first_epoch or pl_module.graphed_network is not None:
+            return
         shape = (self.batch_size, 3, self.image_size, self.image_size)
         sample = torch.zeros(shape, device=pl_module.device).contiguous(memory_format=self.memory_format)
         with trainer.precision_plugin.forward_context():

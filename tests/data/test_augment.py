@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -6,7 +7,9 @@ from torchvision.transforms.v2 import functional
 
 from breakhis_pl.config import AugmentationConfig
 from breakhis_pl.data.augment import (
+    Augmentation,
     AugmentationDraws,
+    augmentation_of_epoch,
     changes_anything,
     draw_augmentation,
     resample,
@@ -107,5 +110,78 @@ def test_normalization_is_torchvisions() -> None:
 def test_corners_are_black_before_normalization() -> None:
     pixels = torch.full((1, 48, 48, 3), 255, dtype=torch.uint8)
     draws = AugmentationDraws(torch.tensor([False]), torch.tensor([False]), torch.tensor([20.0]))
-    images = to_network_input(pixels, mean=MEAN, std=STD, matrices=draws.matrices())
+    images = to_network_input(pixels, mean=MEAN, std=STD, augmentation=Augmentation(draws.matrices()))
     assert torch.allclose(images[0, :, 0, 0], -MEAN / STD, atol=1e-5)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_quarter_turns_move_pixels_exactly(turns: int) -> None:
+    pixels = photographs(1)
+    off = torch.tensor([False])
+    draws = AugmentationDraws(off, off, torch.zeros(1), quarter_turns=torch.tensor([turns]))
+    turned = resample(pixels.permute(0, 3, 1, 2).float(), draws.matrices())
+    expected = torch.rot90(pixels[0].permute(2, 0, 1), turns, dims=(1, 2)).float()
+    assert torch.allclose(turned[0], expected, atol=0.01)
+
+
+@pytest.mark.parametrize("size", [33, 48])
+def test_everything_in_one_resampling_agrees_with_torchvisions_affine_transform(size: int) -> None:
+    pixels = photographs(16, size)
+    config = AugmentationConfig(rotation=30, quarter_turn=0.7, zoom=0.3, shift=0.2)
+    draws = draw_augmentation(16, config, seed=0, epoch=0)
+    assert draws.quarter_turns is not None
+    assert draws.zoom is not None
+    assert draws.shift is not None
+    ours = resample(pixels.permute(0, 3, 1, 2).float(), draws.matrices())
+    for index in range(16):
+        image = pixels[index].permute(2, 0, 1).float()
+        image = image.flip(2) if draws.horizontal_flip[index] else image
+        image = image.flip(1) if draws.vertical_flip[index] else image
+        theirs = functional.affine(
+            image,
+            angle=-float(draws.angle[index]) - 90 * int(draws.quarter_turns[index]),  # clockwise there
+            translate=[float(size * by) for by in draws.shift[index]],
+            scale=float(draws.zoom[index]),
+            shear=[0.0, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        assert torch.allclose(ours[index], theirs, atol=0.1), index
+
+
+def test_a_mirror_lies_beyond_the_border() -> None:
+    pixels = photographs(1, 32)
+    off = torch.tensor([False])
+    draws = AugmentationDraws(off, off, torch.zeros(1), shift=torch.tensor([[0.25, 0.0]]))
+    images = pixels.permute(0, 3, 1, 2).float()
+    moved, black = (resample(images, draws.matrices(), border=border) for border in ("mirror", "black"))
+    assert torch.allclose(moved[..., 8:], images[..., :24], atol=0.01)
+    assert torch.allclose(moved[..., :8], images[..., :8].flip(3), atol=0.01)
+    assert not black[..., :8].any()
+
+
+def test_turns_zoom_and_shift_are_drawn_as_asked_and_leave_the_reports_draws_alone() -> None:
+    config = AugmentationConfig(quarter_turn=0.6, zoom=0.25, shift=0.1)
+    draws, plain = (draw_augmentation(8_000, each, seed=5, epoch=1) for each in (config, AugmentationConfig()))
+    assert torch.equal(draws.angle, plain.angle)
+    assert torch.equal(draws.horizontal_flip, plain.horizontal_flip)
+    assert draws.quarter_turns is not None
+    assert draws.zoom is not None
+    assert draws.shift is not None
+    counts = torch.bincount(draws.quarter_turns).tolist()
+    assert stats.chisquare(counts, [3200, 1600, 1600, 1600]).pvalue > 0.01
+    assert stats.kstest(draws.zoom.log().numpy() / np.log(1.25), stats.uniform(-1, 2).cdf).pvalue > 0.01
+    assert stats.kstest(draws.shift.flatten().numpy(), stats.uniform(-0.1, 0.2).cdf).pvalue > 0.01
+    again = draw_augmentation(8_000, AugmentationConfig(shift=0.1), seed=5, epoch=1)
+    assert again.shift is not None
+    assert torch.equal(again.shift, draws.shift)
+
+
+def test_an_augmentation_of_some_rows_is_theirs() -> None:
+    pixels = photographs(4)
+    config = AugmentationConfig(quarter_turn=0.75, border="mirror", brightness=0.3, blur=1)
+    drawn = augmentation_of_epoch(4, config, seed=0, epoch=0, device=torch.device("cpu"))
+    together = to_network_input(pixels, mean=MEAN, std=STD, augmentation=drawn)
+    rows = torch.tensor([3, 1])
+    apart = to_network_input(pixels[rows], mean=MEAN, std=STD, augmentation=drawn.of(rows))
+    assert torch.allclose(apart, together[rows], atol=1e-4)
+    assert not torch.allclose(together[0], to_network_input(pixels, mean=MEAN, std=STD)[0], atol=0.1)
