@@ -188,6 +188,7 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     unfinished = _Unfinished()
     try:
         with _signals_stop():
+            _check_texts(given)
             given = _with_repeated(program, given)
             resumed = _resumed_folder(program, given)
             if is_follower(os.environ):
@@ -278,6 +279,22 @@ def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
     return Path(folder)
 
 
+def _check_texts(texts: Sequence[str]) -> None:
+    """Makes sure that names of folders can be written into tables, curves and Hydra's files: given ones, and where we are.
+
+    Raises:
+        ConfigurationError: If one holds bytes that are no UTF-8.
+    """
+    for text in (*texts, str(Path.cwd())):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"{ascii(text)} holds bytes that are no text in UTF-8; rename that file or folder, "
+                "or reach it by a link of another name"
+            ) from None
+
+
 def _with_repeated(program: ProgramName, given: Sequence[str]) -> list[str]:
     """The arguments with the overrides of a run in place of repeat=<run folder>.
 
@@ -307,16 +324,16 @@ def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None
         return
     _check_access(folder)
     unfinished.command = ["python", "train.py", *given]
-    with jobs.logging_to(folder / "train.log"):
-        try:
+    try:
+        with jobs.logging_to(folder / "train.log"):
             _check_images(config)
             jobs.start(config, folder, goes_on=True)
-        except (BreakHisError, OSError) as error:
-            if os.environ.get("HYDRA_FULL_ERROR"):
-                raise
-            log.debug("%s", error)
-            sys.stderr.write(f"{error}\n")
-            raise SystemExit(1) from None
+    except (BreakHisError, OSError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        sys.stderr.write(f"{error}
+")
+        raise SystemExit(1) from None
 
 
 def help_text(program: ProgramName) -> str:

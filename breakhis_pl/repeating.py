@@ -24,20 +24,22 @@ _KINDS = (".source", "._target_", ".backbone")
 def with_repeated(given: Sequence[str]) -> list[str]:
     """A command's arguments with the overrides of a run in place of repeat=<run folder>; those given besides win.
 
+    Args:
+        given: With at least one repeat=<run folder>.
+
     Raises:
         RunFolderError: As `repeating_overrides`.
         ConfigurationError: If not one folder is named, or a value is not possible.
     """
-    folders = [argument.removeprefix("repeat=").strip("'\"") for argument in given if argument.startswith("repeat=")]
-    if len(folders) != 1 or not folders[0]:
+    places = [place for place, argument in enumerate(given) if argument.startswith("repeat=")]
+    folder = given[places[0]].removeprefix("repeat=").strip("'\"")
+    if len(places) > 1 or not folder:
         raise ConfigurationError("repeat takes one run folder, as in repeat=outputs/<date>/<run>")
     composition.register()
-    own = [argument for argument in given if not argument.startswith("repeat=")]
-    changed = {argument.partition("=")[0] for argument in own}
-    return [
-        *(each for each in repeating_overrides(Path(folders[0])) if each.partition("=")[0] not in changed),
-        *own,
-    ]
+    before, after = given[: places[0]], given[places[0] + 1 :]  # Hydra wants all overrides on one side of -m
+    changed = {argument.partition("=")[0] for argument in (*before, *after)}
+    repeated = [each for each in repeating_overrides(Path(folder)) if each.partition("=")[0] not in changed]
+    return [*before, *repeated, *after]
 
 
 def repeating_overrides(folder: Path) -> list[str]:

@@ -113,6 +113,26 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in outcome.err
 
 
+def test_names_that_are_no_text_are_refused_before_anything_is_written(finished_run: Path, tmp_path: Path) -> None:
+    for program, argument in (
+        ("train", "hydra.run.dir=a\udcff"),
+        ("train", "resume=a\udcff"),
+        ("train", "data.root=a\udcff"),
+        ("evaluate", "run=a\udcff"),
+    ):
+        outcome = run_program(program, *(() if program == "evaluate" else TINY), argument, cwd=tmp_path)  # type: ignore[arg-type]
+        assert outcome.status == 1
+        assert outcome.err.startswith(
+            f"{argument[:-1]!r}"[:-1] + "\\udcff' holds bytes that are no text in UTF-8; rename"
+        )
+        assert outcome.err.count("\n") == 1
+    folder = tmp_path / "a\udcff"
+    folder.mkdir()
+    outcome = run_program("evaluate", f"run={finished_run}", cwd=folder)
+    assert "holds bytes that are no text in UTF-8" in outcome.err
+    assert list(folder.iterdir()) == []
+
+
 def test_a_path_that_needs_quotes_is_told_so(tmp_path: Path) -> None:
     outcome = run_program("train", "data.root=/my data/x=(1)", cwd=tmp_path)
     assert outcome.status == 1

@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from breakhis_pl import files
-from breakhis_pl.files import clear_leftovers, folder_aside, open_file, put_in_place, written_aside
+from breakhis_pl.files import (
+    clear_leftovers,
+    folder_aside,
+    force_to_disk,
+    open_file,
+    put_in_place,
+    write_text,
+    written_aside,
+)
 
 
 def leftover(folder: Path, *, name: str = "a.ckpt", place: str | None = None, process: int, age_s: float = 0) -> Path:
@@ -147,3 +157,53 @@ def test_pipes_and_folders_are_no_files_to_open(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(OSError, match="no regular file"):
             open_file(path)
+
+
+def test_what_is_to_last_is_forced_onto_the_disk_before_and_after_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[tuple[str, str | None]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        there = (tmp_path / "a.txt").read_text() if (tmp_path / "a.txt").exists() else None
+        forced.append(("folder" if path == tmp_path else path.read_text(), there))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_text(tmp_path / "a.txt", "old")
+    assert forced == []
+    write_text(tmp_path / "a.txt", "new", lasting=True)
+    assert forced == [("new", "old"), ("folder", "new")]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINVAL])
+def test_a_disk_that_cannot_take_a_file_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    write_text(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        write_text(tmp_path / "a.txt", "new", lasting=True)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_folders_that_cannot_be_forced_are_left_to_their_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    number = errno.EINVAL
+    force_to_disk(tmp_path)
+    number = errno.EIO
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.EIO))):
+        force_to_disk(tmp_path)
+    monkeypatch.setattr("sys.platform", "win32")
+    force_to_disk(tmp_path)

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -185,6 +186,62 @@ def test_what_is_no_run_cannot_go_on(tmp_path: Path, folder: str, words: str) ->
     outcome = run_program("train", f"resume={folder}", cwd=tmp_path)
     assert outcome.status == 1
     assert words in outcome.err
+
+
+STRANGE_RUNS = [
+    ("endless nesting", lambda run: "[" * 100_000, "is damaged: "),
+    ("resumed", lambda run: json.dumps(run | {"resumed": 5}), "resumed or precision is of another kind"),
+    ("precision", lambda run: json.dumps(run | {"precision": {"a": 1}}), "resumed or precision is of another kind"),
+    (
+        "a reference",
+        lambda run: json.dumps(run).replace('"weights": "none"', '"weights": "${oc.env:HOME}"'),
+        "model.weights=${oc.env:HOME} refers to something else; expected plain values",
+    ),
+    (
+        "a zero byte",
+        lambda run: json.dumps(run).replace('"cache_dir": "', '"cache_dir": "\\u0000'),
+        "holds a zero byte",
+    ),
+    (
+        "far too much",
+        lambda run: json.dumps(run).replace('"width": 64', '"width": 10000000'),
+        "data.width=10000000 is not",
+    ),
+]
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+@pytest.mark.parametrize(("change", "words"), [row[1:] for row in STRANGE_RUNS], ids=[row[0] for row in STRANGE_RUNS])
+def test_a_strangers_run_json_is_refused_in_a_line(
+    uninterrupted: Path, tmp_path: Path, program: str, change: Callable[[dict[str, Any]], str], words: str
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(change(json.loads((uninterrupted / "run.json").read_text())))
+    key = "resume" if program == "train" else "run"
+    outcome = run_program(program, f"{key}={folder}", cwd=tmp_path)  # type: ignore[arg-type]
+    assert outcome.status == 1
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+
+
+def test_a_history_that_is_no_text_is_written_anew(uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "run.json").read_text()) | {"status": "running"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    (tmp_path / "run" / "history.csv").write_bytes(b"\xff\xfe\n")
+    assert run_program("train", "resume=run", "trainer.max_epochs=4", cwd=tmp_path).status == 0
+    assert_equal_runs(tmp_path / "run", uninterrupted)
+
+
+def test_a_log_that_cannot_be_written_is_named(uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    (tmp_path / "run" / "train.log").unlink()
+    (tmp_path / "run" / "train.log").mkdir()
+    outcome = run_program("train", "resume=run", "trainer.max_epochs=5", cwd=tmp_path)
+    assert outcome.status == 1
+    assert outcome.err == f"[Errno 21] Is a directory: '{tmp_path / 'run' / 'train.log'}'\n"
 
 
 def test_a_schedule_that_was_made_for_its_epochs_keeps_them(
