@@ -14,7 +14,8 @@ HISTORY_CSV = "history.csv"
 
 MOST_EPOCHS = 10_000
 
-_COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+_COLUMNS = ("epoch", "train_loss", "train_accuracy")
+"""Of every run; a trial of a study has none of test."""
 
 HistoryRow: TypeAlias = Mapping[str, float | None]
 """Values of an epoch by column; None where there is none, or none that is finite."""

@@ -277,7 +277,7 @@ def _history_facts(path: Path) -> dict[str, Any]:
     speeds = [speed for row in rows if (speed := row.get("images_per_second")) is not None and speed > 0]
     return {
         "train_accuracy": rows[-1]["train_accuracy"],
-        "test_accuracy": rows[-1]["test_accuracy"],
+        "test_accuracy": rows[-1].get("test_accuracy"),
         # every epoch has the same images, so all images over all time is the harmonic mean
         "images_per_second": statistics.harmonic_mean(speeds) if speeds else None,
     }

@@ -9,8 +9,8 @@ HEADER = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate,
 ROW = "1,0.5,0.75,0.4,0.8,0.001,100"
 
 DAMAGES = {
-    "": "column epoch, train_loss, train_accuracy, test_loss, test_accuracy is missing",
-    "epoch,train_loss\nx,nan\n": "column train_accuracy, test_loss, test_accuracy is missing",
+    "": "column epoch, train_loss, train_accuracy is missing",
+    "epoch,train_loss\nx,nan\n": "column train_accuracy is missing",
     f"{HEADER}\n{ROW.replace('0.5', 'much')}\n": "line 2, column 'train_loss': 'much' is no number",
     f"{HEADER}\n{ROW.replace('0.75', '75')}\n": "line 2, column 'train_accuracy': '75' is not possible",
     f"{HEADER}\n{ROW.replace('0.5', '-1')}\n": "line 2, column 'train_loss': '-1' is not possible",
@@ -56,3 +56,10 @@ def test_a_history_without_an_epoch_yet_is_empty(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text(f"{HEADER}\n")
 
     assert read_history(tmp_path / "history.csv") == ()
+
+
+def test_a_trial_of_a_study_has_no_column_of_test(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("epoch,train_loss,train_accuracy,val_loss\n1,0.5,0.75,0.4\n")
+
+    (row,) = read_history(tmp_path / "history.csv")
+    assert "test_loss" not in row
