@@ -30,7 +30,7 @@ from breakhis_pl.config import (
     all_magnifications,
 )
 from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
-from breakhis_pl.processes import is_follower
+from breakhis_pl.processes import given_place, is_follower, is_shared
 from breakhis_pl.run_json import RUN_JSON
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ Keys used most
   augmentation.stain=0.2      one transform alone: zoom, shift, stain, hue, blur, …; augmentation=strong has them all
   training.label_smoothing=0  training.mixup=0  training.ema_decay=null (0.999)  scheduler=warmup_cosine
   training.layer_decay=1      training.frozen_epochs=0: learning rates by layer, the head alone at first
+  trainer=ddp trainer.devices=8    on 8 GPUs; data.batch_size is that of all together (docs/scaling.md)
+  -m hydra/launcher=submitit_slurm seed=0,1    each run of a sweep a job of a cluster; submitit_local: of this machine
   hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
   resume=<run folder>         go on with a run that was cut; a sweep: its command with hydra.sweep.dir=<folder>
   repeat=<run folder>         train anew with the configuration in its run.json; more keys change it
@@ -107,7 +109,7 @@ Keys
   data.root            folder of the images, where they have moved
   data.cache_dir       folder of the stores of decoded images; the run's own unless given
   data.batch_size      images per step; the run's own unless given
-  trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto
+  trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto;  trainer.devices=1 GPUs share the work
 """,
     "tune": """\
 tune.py searches for a better configuration by the validation images alone; test images are not looked at.
@@ -408,7 +410,9 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
     composition.register(swept)
     jobs = composition.expand_sweep(overrides)
     for job in jobs:
-        composition.compose_checked(program, job)
+        trainer = composition.compose_checked(program, job).trainer
+        if not _asked_launcher(given):  # else processes start elsewhere
+            given_place(os.environ, devices=trainer.devices, num_nodes=trainer.num_nodes)
     folders = [composition.sweep_choice(job) for job in jobs]
     shared = sorted({folder for folder in folders if folders.count(folder) > 1})
     if multirun and shared:
@@ -453,8 +457,6 @@ def _check_launcher(given: Sequence[str], *, multirun: bool) -> None:
     Raises:
         ConfigurationError: If it does not.
     """
-    from breakhis_pl import processes  # noqa: PLC0415 - not for --help
-
     launcher = _asked_launcher(given)
     if launcher and not multirun:
         raise ConfigurationError(f"hydra/launcher={launcher} starts the runs of a sweep; add -m")
@@ -467,7 +469,7 @@ def _check_launcher(given: Sequence[str], *, multirun: bool) -> None:
             "hydra/launcher=submitit_slurm: no srun here; start the sweep on a machine of the cluster, or use "
             "hydra/launcher=submitit_local"
         )
-    if multirun and not launcher and processes.is_shared(os.environ):
+    if multirun and not launcher and is_shared(os.environ):
         raise ConfigurationError(
             "srun or torchrun has started several processes, which do one run together; for a sweep start the command "
             "once, with hydra/launcher=submitit_slurm for jobs of their own"

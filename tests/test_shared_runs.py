@@ -2,18 +2,30 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import BatchSampler
 
 from breakhis_pl import run
-from breakhis_pl.processes import run_together
-from tests.programs import run_program
+from breakhis_pl.data.datamodule import Batch, BreakHisDataModule, DealtBatches, SharedBatches
+from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.processes import ALONE, Place, run_together
+from breakhis_pl.training import distributed
+from tests.conftest import REPOSITORY
+from tests.programs import TINY, run_program
 from tests.shared_runs import exact_config, frozen, train_and_evaluate
 
 pytestmark = [
@@ -96,3 +108,128 @@ def test_a_run_of_two_processes_goes_on_in_one(pair: Pair, tmp_path: Path) -> No
     assert "goes on after epoch 2" in outcome.out
     assert history(tmp_path / "run")[:2] == history(pair.two)
     assert len(history(tmp_path / "run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("trainer=cpu", "trainer.devices=2"), "trainer.devices=2 trainer.num_nodes=1 on a CPU: one process uses all"),
+        (("trainer=ddp", "trainer.accelerator=mps"), "trainer.accelerator=mps is a single device"),
+        (("trainer=ddp", "trainer.cuda_graphs=true"), "trainer.cuda_graphs=true is for one process"),
+        (("trainer=ddp", "trainer.devices=0"), "trainer.devices=0 is not possible; expected a number at least 1"),
+        (("trainer=ddp", "trainer.devices=8", "data.batch_size=7"), "data.batch_size=7 is too small for 8 processes"),
+        (("trainer=ddp", "trainer.num_nodes=2"), "srun --nodes=2 --ntasks-per-node=1 python train.py"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused_at_the_door(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    outcome = run_program("train", *TINY, *arguments, cwd=tmp_path)
+    assert outcome.status == 1
+    assert words in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_devices_than_there_are_are_refused() -> None:
+    n_cores = len(os.sched_getaffinity(0))
+    with (
+        pytest.raises(
+            ConfigurationError, match=rf"trainer\.devices={n_cores + 1}: there is no GPU, and only {n_cores} c"
+        ),
+        distributed.joined(Place(0, n_cores + 1, 0, n_cores + 1), "cpu"),
+    ):
+        raise AssertionError
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigurationError, match="sees 0 GPUs"), distributed.joined(ALONE, "gpu"):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 8])
+def test_shares_are_disjoint_and_whole_and_their_weights_give_the_mean_over_images(
+    n_ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SimpleNamespace(data=SimpleNamespace(batch_size=10), n_train_images=23)
+    values = np.random.default_rng(0).normal(size=23)
+    batches = BatchSampler(range(23), 10, drop_last=False)
+    places = [Place(rank, n_ranks, rank, n_ranks) for rank in range(n_ranks)]
+    shares = [list(SharedBatches(batches, place)) for place in places]
+    for step, whole in enumerate(batches):
+        own = [share[step] for share in shares]
+        assert sorted(position for each in own for position in each) == whole
+        losses = []
+        for place, positions in zip(places, own, strict=True):
+            monkeypatch.setattr(distributed, "_place", place)
+            mean = values[positions].mean() if positions else 0.0
+            losses.append(mean * distributed.share_weight(data, step))  # type: ignore[arg-type]
+        assert np.mean(losses) == pytest.approx(values[whole].mean())
+    dealt = [list(DealtBatches(batches, place)) for place in places]
+    assert sorted(position for each in dealt for batch in each for position in batch) == list(range(23))
+    assert all(len(each) > 0 for each in dealt)
+
+
+def test_a_share_without_images_has_gradients_of_zero_and_is_not_counted() -> None:
+    classifier = Classifier("resnet18", dropout=0.0)
+    nothing = Batch(torch.empty(0, 3, 32, 32), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    classifier.training_step(nothing, 0).backward()
+    assert all(float(each.grad.abs().max()) == 0 for each in classifier.parameters())  # type: ignore[union-attr]
+    classifier.on_validation_epoch_start()
+    classifier.validation_step(nothing, 0)
+    assert classifier._outputs == {"test": []}
+
+
+def test_a_share_of_one_tiny_image_is_refused(drawn_cache: Path) -> None:
+    config = exact_config(drawn_cache)
+    config.data.batch_size = 11  # of 43 images: 11, 11, 11 and 10
+    data = BreakHisDataModule(config.data, config.augmentation, seed=0)
+    data.index()
+    data.check_train_batches()
+    data.place = Place(0, 8, 0, 8)
+    with pytest.raises(ConfigurationError, match=r"leaves a batch of a single image to one of 8 processes"):
+        data.check_train_batches()
+
+
+def slow_run(cache: Path) -> tuple[str, ...]:
+    processes = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    return (*TINY, f"data.cache_dir={cache}", *processes, "gallery=0", "trainer.progress_bar=false")
+
+
+@pytest.mark.slow
+def test_a_sweep_of_shared_runs_starts_each_with_its_own_configuration(tmp_path: Path, drawn_cache: Path) -> None:
+    arguments = ("-m", "seed=0,1", "optimizer=sgd", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
+    outcome = run_program("train", *slow_run(drawn_cache), *arguments, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    for seed in (0, 1):
+        content = json.loads((tmp_path / "sweep" / str(seed) / "run.json").read_text())
+        assert (content["status"], content["config"]["seed"], content["processes"]["all"]) == ("finished", seed, 2)
+    assert (tmp_path / "sweep" / "comparison.html").is_file()
+
+
+@pytest.mark.slow
+def test_a_shared_run_that_goes_wrong_says_so_once(tmp_path: Path, drawn_cache: Path) -> None:
+    arguments = ("optimizer=sgd", "optimizer.lr=1e30", "data.image_size=33", "hydra.run.dir=run")
+    outcome = run_program("train", *slow_run(drawn_cache), *arguments, "data.batch_size=10", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "at learning rate 1e+30" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["status"], run["error"]) == ("failed", outcome.err.strip())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_a_shared_run_in_order(tmp_path: Path, drawn_cache: Path, number: int, status: int) -> None:
+    command = [sys.executable, str(REPOSITORY / "train.py"), *slow_run(drawn_cache), "hydra.run.dir=run"]
+    command += ["trainer.max_epochs=500"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as begun:
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+            assert begun.poll() is None, begun.stderr.read()  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        begun.send_signal(number)
+        _, err = begun.communicate(timeout=100)
+    assert begun.returncode == status, err
+    assert err.strip().splitlines()[-1].endswith(f"go on with: python train.py resume={tmp_path / 'run'}")
+    assert "Traceback" not in err
+    torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["error"] == "interrupted"

@@ -1,5 +1,6 @@
 """What a run folder says about its run, read from its files alone."""
 
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -186,6 +187,9 @@ def _ensemble_summary(folder: Path, name: str) -> RunSummary:
 _LOG_MARK = "[ERROR] - "
 """Before the text of an error in Hydra's log."""
 
+_NEXT_LINE = re.compile(r"\n\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\]\[")
+"""What follows an error in the log."""
+
 _LOG_BYTES = 1024**2
 """Of a log's end that are looked through."""
 
@@ -198,7 +202,7 @@ def _refusal(folder: Path) -> str:
             text = file.read(_LOG_BYTES).decode("utf-8", errors="replace")
         _, mark, reason = text.rpartition(_LOG_MARK)
         if mark and reason.strip():
-            return reason.strip()
+            return _NEXT_LINE.split(reason, maxsplit=1)[0].strip()
     return "refused before it began"
 
 
