@@ -282,7 +282,7 @@ def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
 
 
 def _check_texts(texts: Sequence[str]) -> None:
-    """Makes sure that names of folders can be written into tables, curves and Hydra's files: given ones, and where we are.
+    """Makes sure that names of folders can be written into tables, curves and Hydra's files: given, and where we are.
 
     Raises:
         ConfigurationError: If one holds bytes that are no UTF-8.
@@ -333,8 +333,7 @@ def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None
     except (BreakHisError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
-        sys.stderr.write(f"{error}
-")
+        sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
 
 
