@@ -16,10 +16,10 @@ LAYERS = (
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
-        *("data.lock", "data.answer", "data.png"),
+        *("data.lock", "data.answer", "data.png", "data.stain"),
     ),
     ("evaluation.*",),
-    ("data.drawn", "data.store", "data.augment", "data.balance", "data.datamodule"),
+    ("data.drawn", "data.store", "data.stained_store", "data.augment", "data.balance", "data.datamodule"),
     ("models.*",),
     ("training.*",),
     ("composition",),
