@@ -292,7 +292,7 @@ def _check_texts(texts: Sequence[str]) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise ConfigurationError(
-                f"{ascii(text)} holds bytes that are no text in UTF-8; rename that file or folder, "
+                f"{text!a} holds bytes that are no text in UTF-8; rename that file or folder, "
                 "or reach it by a link of another name"
             ) from None
 

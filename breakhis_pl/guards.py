@@ -116,6 +116,9 @@ def check_fits(network: TrainedNetwork, path: Path, run: Mapping[str, Any], trai
         )
     if network.classifier.backbone != trained.model.backbone:
         raise CheckpointError(f"{path} holds {network.classifier.backbone}, the run {folder} {trained.model.backbone}")
+    there = "none" if network.stain is None else network.stain.method
+    if there != trained.data.stain:
+        raise CheckpointError(f"{path} needs data.stain={there}, the run {folder} has data.stain={trained.data.stain}")
     if network.split_checksum not in (None, run["data"]["split_checksum"]):
         raise CheckpointError(
             f"{path} was trained on another split than the run {folder}: it may have seen these test images"

@@ -302,6 +302,7 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
             "train with data.val_fraction above 0, as in data.val_fraction=0.2"
         )
     data.evaluated = subsets
+    data.stain = network.stain
     with distributed.first_of_machine_first():
         data.setup()
     check_same_pixels(data, run, folder)
@@ -392,6 +393,9 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
             "pixels_checksum": data.store.checksum(),
             "mean": data.mean,
             "std": data.std,
+            **(
+                {} if data.stain is None else {"stain": data.stain.plain(), "n_stain_unchanged": data.n_stain_unchanged}
+            ),
         },
         "model": {
             "backbone": config.model.backbone,

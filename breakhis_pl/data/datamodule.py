@@ -39,6 +39,8 @@ from breakhis_pl.data.splits import (
     ratio_split,
     with_validation,
 )
+from breakhis_pl.data.stain import StainTarget
+from breakhis_pl.data.stained_store import fit_stain, open_stained_store
 from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
 from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
 from breakhis_pl.processes import ALONE, Place
@@ -85,6 +87,9 @@ class BreakHisDataModule(L.LightningDataModule):
         is_resident: Whether the pixels lie on the device; if not, each batch is gathered on the host and sent there.
         eval_batch_size: Rows per batch of `val_dataloader`.
         place: Of this process among those that share every batch.
+        stain: What the stains of all images are brought to; None where they stay as they are. Fitted by `setup` to the
+            train images unless it was set before, as from a checkpoint.
+        n_stain_unchanged: Number of images without stains that can be told apart, which stay as they are.
     """
 
     records: tuple[ImageRecord, ...]
@@ -109,6 +114,8 @@ class BreakHisDataModule(L.LightningDataModule):
         self.is_resident = True
         self.eval_batch_size = data.eval_batch_size or data.batch_size
         self.place = ALONE
+        self.stain: StainTarget | None = None
+        self.n_stain_unchanged = 0
         self._is_set_up = False
         self._plain_domain: tuple[dict[str, Any] | None] | None = None
         self._resident: dict[torch.device, _Resident] = {}
@@ -159,6 +166,14 @@ class BreakHisDataModule(L.LightningDataModule):
         if self.data.verify and not self.store.built:
             verify_store(self.store, self.records, show_progress=self.show_progress)
         rows = list(self.split.indices(Subset.TRAIN))
+        if self.data.stain != "none":
+            if self.stain is None:
+                self.stain = fit_stain(self.data.stain, self.store, rows, show_progress=self.show_progress)
+            plain = self.store
+            self.store = open_stained_store(plain, self.records, self.stain, show_progress=self.show_progress)
+            self.n_stain_unchanged = sum(
+                before == after for before, after in zip(plain.checksums, self.store.checksums, strict=True)
+            )
         self.mean, self.std = channel_statistics(self.store.sums[rows], n_pixels=len(rows) * self.data.image_size**2)
         self._check_contrast()
         self._is_set_up = True
@@ -250,6 +265,7 @@ class BreakHisDataModule(L.LightningDataModule):
             "image_size": self.data.image_size,
             "split_checksum": self.split.checksum(),
             "domain": self._domain(),
+            **({} if self.stain is None else {"stain": self.stain.plain()}),
         }
 
     def _domain(self) -> dict[str, Any] | None:

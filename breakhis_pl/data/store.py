@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from breakhis_pl.data.png import UInt8Array, read_png
 from breakhis_pl.errors import ImageError, StorageError, listed
 from breakhis_pl.files import clear_leftovers, folder_aside, open_file, put_in_place
 
+Value = TypeVar("Value")
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 
 VERSION = 3
@@ -81,7 +82,40 @@ def open_store(
         ImageError: If files are no readable images; all of them in one message.
         StorageError: If the cache folder cannot be written to, or there is not enough room on its disk.
     """
+
+    def image_of(row: int) -> UInt8Array:
+        return decode(records[row].path, image_size)
+
     folder = cache_dir / f"{image_size}px-{_key(records, image_size)}"
+    return open_or_build(
+        folder, records, image_size=image_size, image_of=image_of, show_progress=show_progress, doing="decoding images"
+    )
+
+
+def open_or_build(
+    folder: Path,
+    records: Sequence[ImageRecord],
+    *,
+    image_size: int,
+    image_of: Callable[[int], UInt8Array],
+    show_progress: bool,
+    doing: str,
+) -> Store:
+    """The store in a folder, built if there is none that is whole.
+
+    Args:
+        folder: Of the store; its name says what lies in it, all of it.
+        records: The images, in the order of the store's rows.
+        image_size: Side of the images in pixels.
+        image_of: The image of a row, uint8, (image_size, image_size, 3); called from several threads.
+        show_progress: Whether a progress bar is shown on a terminal while building.
+        doing: What it says.
+
+    Raises:
+        ImageError: If `image_of` does; all of them in one message.
+        StorageError: If the folder cannot be written, or there is not enough room on its disk.
+    """
+    cache_dir = folder.parent
     clear_leftovers(cache_dir, of="*px-*")
     store = _opened(folder, records, image_size)
     if store is not None:
@@ -89,7 +123,9 @@ def open_store(
     try:
         with folder_aside(folder) as aside:
             _check_disk(aside, n_bytes=len(records) * image_size**2 * 3)
-            pixels, checksums, sums = _build(aside, records, image_size=image_size, show_progress=show_progress)
+            pixels, checksums, sums = _build(
+                aside, records, image_size=image_size, image_of=image_of, show_progress=show_progress, doing=doing
+            )
             put_in_place(aside, folder, is_whole=lambda: _opened(folder, records, image_size) is not None)
     except StorageError:
         raise
@@ -112,7 +148,7 @@ def verify_store(store: Store, records: Sequence[ImageRecord], *, show_progress:
     def checksum(row: int) -> str:
         return _checksum(decode(records[row].path, image_size))
 
-    found = _in_threads(checksum, records, show_progress=show_progress, doing="verifying images")
+    found = _read_all(checksum, records, show_progress=show_progress, doing="verifying images")
     changed = [
         record.name.file_name for record, now, then in zip(records, found, store.checksums, strict=True) if now != then
     ]
@@ -246,22 +282,28 @@ def _read(folder: Path, records: Sequence[ImageRecord], image_size: int) -> Stor
 
 
 def _build(
-    folder: Path, records: Sequence[ImageRecord], *, image_size: int, show_progress: bool
+    folder: Path,
+    records: Sequence[ImageRecord],
+    *,
+    image_size: int,
+    image_of: Callable[[int], UInt8Array],
+    show_progress: bool,
+    doing: str,
 ) -> tuple[UInt8Array, tuple[str, ...], Int64Array]:
-    """Decodes the images and writes the two files of a store; gives what `Store` holds."""
+    """Makes the images and writes the two files of a store; gives what `Store` holds."""
     pixels = np.empty((len(records), image_size, image_size, 3), dtype=np.uint8)
     sums = np.empty((len(records), 2, 3), dtype=np.int64)
     checksums: list[str] = []
 
     def fill(row: int) -> str:
-        pixels[row] = decode(records[row].path, image_size)
+        pixels[row] = image_of(row)
         sums[row] = pixel_sums(pixels[row])
         return _checksum(pixels[row])
 
     with (folder / "pixels.npy").open("wb") as file:
         file.write(_npy_header(pixels))
-        for checksum in _in_threads(fill, records, show_progress=show_progress, doing="decoding images"):
-            file.write(pixels[len(checksums)].data)  # while the threads go on decoding
+        for checksum in _read_all(fill, records, show_progress=show_progress, doing=doing):
+            file.write(pixels[len(checksums)].data)  # while the threads go on
             checksums.append(checksum)
     facts = {
         "version": VERSION,
@@ -288,28 +330,38 @@ def _facts_checksum(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _in_threads(
+def in_threads(work: Callable[[int], Value], n_rows: int, *, show_progress: bool, doing: str) -> Iterator[Value]:
+    """What `work` gives for each row, in order, by as many threads as there are cores (Pillow releases the lock)."""
+    pool = ThreadPoolExecutor(n_cores())
+    try:
+        futures = [pool.submit(work, row) for row in range(n_rows)]
+        for future in tqdm(futures, desc=doing, unit=" images", disable=None if show_progress else True):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_all(
     read: Callable[[int], str], records: Sequence[ImageRecord], *, show_progress: bool, doing: str
 ) -> Iterator[str]:
-    """What `read` gives for each row, in order, by as many threads as there are cores (Pillow releases the lock).
+    """What `read` gives for each row, in order.
 
     Raises:
         ImageError: After all files were tried, naming those that failed.
     """
+
+    def tried(row: int) -> str | ImageError:
+        try:
+            return read(row)
+        except ImageError as error:
+            return error
+
     faults: list[str] = []
-    pool = ThreadPoolExecutor(n_cores())
-    try:
-        readings = [pool.submit(read, row) for row in range(len(records))]
-        for reading in tqdm(readings, desc=doing, unit=" images", disable=None if show_progress else True):
-            try:
-                result = reading.result()
-            except ImageError as error:
-                faults.append(str(error))
-                continue
-            if not faults:
-                yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for found in in_threads(tried, len(records), show_progress=show_progress, doing=doing):
+        if isinstance(found, ImageError):
+            faults.append(str(found))
+        elif not faults:
+            yield found
     if faults:
         folder = os.path.commonpath([record.path.parent for record in records])
         raise ImageError(

@@ -9,6 +9,7 @@ from typing import Any
 from breakhis_pl.config import SMALLEST_IMAGE
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.domain import plain_domain, restored_domain
+from breakhis_pl.data.stain import restored_target
 from breakhis_pl.evaluation.calibration import Calibration, calibration_from
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.texts import quoted
@@ -49,6 +50,7 @@ def to_metadata(facts: NetworkFacts, *, origin: Mapping[str, Any]) -> dict[str, 
         "std": list(facts.std),
         "calibration": None if facts.calibration is None else asdict(facts.calibration),
         "domain": None if facts.domain is None else plain_domain(facts.domain),
+        "stain": None if facts.stain is None else facts.stain.plain(),
         "input": f"{INPUT}: uint8 (batch, {facts.image_size}, {facts.image_size}, 3), RGB; normalized inside",
         "output": f"{OUTPUT}: float32 (batch, {len(CLASS_NAMES)}); their softmax are the probabilities of class_names",
         "resized": RESIZED,
@@ -78,7 +80,9 @@ def from_metadata(metadata: Mapping[str, str]) -> NetworkFacts:
         raise ValueError(f"backbone is {quoted(backbone)}, not a name")
     if isinstance(size, bool) or not isinstance(size, int) or not SMALLEST_IMAGE <= size <= LARGEST_SIDE:
         raise ValueError(f"image_size is {quoted(size)}, not a whole number from {SMALLEST_IMAGE} to {LARGEST_SIDE:,}")
-    domain, calibration = _value(metadata, "domain"), _value(metadata, "calibration")
+    domain, calibration, stain = (_value(metadata, name) for name in ("domain", "calibration", "stain"))
+    if stain is not None and not isinstance(stain, dict):
+        raise ValueError(f"stain is {quoted(stain)}, neither null nor a target of stains")
     return NetworkFacts(
         backbone=backbone,
         image_size=size,
@@ -86,6 +90,7 @@ def from_metadata(metadata: Mapping[str, str]) -> NetworkFacts:
         std=_three(metadata, "std", above=0),
         calibration=None if calibration is None else _calibration(calibration),
         domain=None if domain is None else restored_domain(domain),
+        stain=None if stain is None else restored_target(stain),
     )
 
 

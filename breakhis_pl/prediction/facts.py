@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from breakhis_pl.data.domain import Domain
+from breakhis_pl.data.stain import StainTarget
 from breakhis_pl.evaluation.calibration import Calibration
 
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
@@ -26,6 +27,7 @@ class NetworkFacts:
         std: Likewise the standard deviation.
         calibration: Temperature and threshold; None where none were fitted.
         domain: What the train images looked like; None where that is not known.
+        stain: What the stains of images are brought to, after resizing; None where they stay as they are.
     """
 
     backbone: str
@@ -34,6 +36,7 @@ class NetworkFacts:
     std: tuple[float, float, float]
     calibration: Calibration | None
     domain: Domain | None
+    stain: StainTarget | None = None
 
 
 class Network(Protocol):

@@ -123,6 +123,7 @@ def _predict(config: PredictConfig, folder: Path, network: Network, inputs: Inpu
     images = decoded(
         inputs.paths,
         image_size=network.facts.image_size,
+        stain=network.facts.stain,
         n_threads=n_threads,
         n_ahead=config.batch_size + 2 * n_threads,
     )

@@ -47,6 +47,7 @@ class RunNetwork:
             std=trained.std,
             calibration=calibration,
             domain=trained.domain,
+            stain=trained.stain,
         )
         self.title = f"{trained.classifier.backbone} after epoch {trained.epoch}, {precision} on " + device_name(
             accelerator

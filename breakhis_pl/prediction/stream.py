@@ -13,6 +13,7 @@ import numpy.typing as npt
 from breakhis_pl.data.domain import appearance
 from breakhis_pl.data.pictures import read_picture
 from breakhis_pl.data.resampling import resized
+from breakhis_pl.data.stain import StainTarget
 from breakhis_pl.errors import ImageError
 
 
@@ -43,27 +44,32 @@ class Unreadable:
     reason: str
 
 
-def decode(path: str, image_size: int) -> Decoded | Unreadable:
+def decode(path: str, image_size: int, stain: StainTarget | None = None) -> Decoded | Unreadable:
     """A file as a network takes it.
 
     Args:
         path: The file.
         image_size: Side of the result in pixels.
+        stain: What its stains are brought to, as those of the train images were.
     """
     try:
         picture = read_picture(Path(path))
     except ImageError as error:
         return Unreadable(path, str(error))
     pixels = resized(picture.pixels, image_size)
+    pixels = pixels if stain is None else stain.applied(pixels)
     return Decoded(path, picture.width, picture.height, pixels, appearance(pixels))
 
 
-def decoded(paths: Iterable[str], *, image_size: int, n_threads: int, n_ahead: int) -> Iterator[Decoded | Unreadable]:
+def decoded(
+    paths: Iterable[str], *, image_size: int, stain: StainTarget | None = None, n_threads: int, n_ahead: int
+) -> Iterator[Decoded | Unreadable]:
     """Every file, in order.
 
     Args:
         paths: The files.
         image_size: Side of the results in pixels.
+        stain: As in `decode`.
         n_threads: How many files are worked on at once.
         n_ahead: How many results may wait, those in work included.
     """
@@ -71,11 +77,11 @@ def decoded(paths: Iterable[str], *, image_size: int, n_threads: int, n_ahead: i
     pool = ThreadPoolExecutor(n_threads)
     try:
         waiting: deque[Future[Decoded | Unreadable]] = deque(
-            pool.submit(decode, path, image_size) for path in islice(rest, n_ahead)
+            pool.submit(decode, path, image_size, stain) for path in islice(rest, n_ahead)
         )
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(decode, path, image_size) for path in islice(rest, 1))
+            waiting.extend(pool.submit(decode, path, image_size, stain) for path in islice(rest, 1))
             yield result
     finally:
         pool.shutdown(cancel_futures=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from breakhis_pl.config import BACKBONES, SMALLEST_IMAGE
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.domain import Domain, restored_domain
+from breakhis_pl.data.stain import StainTarget, restored_target
 from breakhis_pl.errors import CheckpointError, StorageError, listed
 from breakhis_pl.evaluation.texts import quoted
 from breakhis_pl.files import force_to_disk
@@ -68,6 +69,8 @@ class TrainedNetwork:
         split_checksum: Of the split it was trained on.
         epoch: Number of finished epochs.
         domain: What the train images looked like; None where there were too few, or an older version wrote the file.
+        stain: What the stains of images must be brought to before the network sees them, by `stain.applied(image)`
+            after resizing; None where they stay as they are.
     """
 
     classifier: Classifier
@@ -77,6 +80,7 @@ class TrainedNetwork:
     split_checksum: str | None
     epoch: int
     domain: Domain | None = None
+    stain: StainTarget | None = None
 
 
 def load_checkpoint(
@@ -118,6 +122,7 @@ def load_checkpoint(
             split_checksum=_split_checksum(statistics),
             epoch=_whole_number(content, "epoch", at_least=0, at_most=_MOST_EPOCHS) + 1,
             domain=None if statistics.get("domain") is None else restored_domain(statistics["domain"]),
+            stain=_stain(statistics),
         )
     except ValueError as error:
         raise CheckpointError(
@@ -184,6 +189,20 @@ def _split_checksum(statistics: Mapping[str, Any]) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"split_checksum is {_shown(value)}, not a text")
     return value
+
+
+def _stain(statistics: Mapping[str, Any]) -> StainTarget | None:
+    """The target of stain normalization.
+
+    Raises:
+        ValueError: If something else is in its place.
+    """
+    if statistics.get("stain") is None:
+        return None
+    values = plain_dict(statistics["stain"])
+    if values is None:
+        raise ValueError(f"stain is {_shown(statistics['stain'])}")
+    return restored_target(values)
 
 
 def _shown(value: object) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from breakhis_pl.data.breakhis import Subset, official_patients
 from breakhis_pl.data.domain import (
     FEATURES,
     FEWEST_CASES,
@@ -18,7 +19,6 @@ from breakhis_pl.data.domain import (
     plain_domain,
     restored_domain,
 )
-from breakhis_pl.data.breakhis import Subset, official_patients
 from breakhis_pl.data.index import index_images
 from breakhis_pl.data.pictures import read_picture
 from breakhis_pl.data.resampling import resized
