@@ -372,6 +372,13 @@ def _read_lines(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
+_ONE_AT_A_TIME = {
+    "evaluate": "evaluate.py evaluates one run at a time; runs=<sweep folder> compares several",
+    "predict": "predict.py predicts with one run at a time; images=[…] takes several folders",
+}
+"""Programs without sweeps, and what to do instead."""
+
+
 def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
     """Checks the configuration of every job of the command, and where its results would go.
 
@@ -388,10 +395,8 @@ def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
         return  # Hydra answers by itself, or composes what only it can; jobs are checked again when they start
     multirun = bool(options & {"-m", "--multirun"})
     _check_launcher(given, multirun=multirun)
-    if multirun and program == "evaluate":
-        raise ConfigurationError("evaluate.py evaluates one run at a time; runs=<sweep folder> compares several")
-    if multirun and program == "predict":
-        raise ConfigurationError("predict.py predicts with one run at a time; images=[…] takes several folders")
+    if multirun and program in _ONE_AT_A_TIME:
+        raise ConfigurationError(_ONE_AT_A_TIME[program])
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
     if program == "tune":
         _check_study(overrides, multirun=multirun)

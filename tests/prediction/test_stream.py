@@ -24,7 +24,7 @@ def test_a_file_that_cannot_be_read_gives_its_reason(tmp_path: Path) -> None:
 def test_results_come_in_order_whatever_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     first_may_end = threading.Event()
 
-    def slow(path: str, _: int) -> Unreadable:
+    def slow(path: str, *_: object) -> Unreadable:
         if path == "0":
             first_may_end.wait(10)
         if path == "3":
@@ -39,7 +39,7 @@ def test_results_come_in_order_whatever_takes_long(monkeypatch: pytest.MonkeyPat
 def test_no_more_than_asked_for_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
 
-    def counted(path: str, _: int) -> Unreadable:
+    def counted(path: str, *_: object) -> Unreadable:
         begun.append(path)
         return Unreadable(path, "")
 
