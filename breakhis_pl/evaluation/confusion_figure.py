@@ -13,6 +13,9 @@ from breakhis_pl.evaluation.figures import GRAY, count_of_images, new_figure
 
 IntArray = npt.NDArray[np.int64]
 
+FEW_CLASSES = 3
+"""Up to so many, cells are large; with more, what is nought is not spelled out."""
+
 
 def confusion_matrix_figure(
     matrix: npt.ArrayLike, class_names: Sequence[str], *, title: str, note: str | None = None
@@ -32,16 +35,20 @@ def confusion_matrix_figure(
     row_sums = counts.sum(axis=1)
     shares = np.divide(counts, row_sums[:, None], out=np.full(counts.shape, np.nan), where=row_sums[:, None] > 0)
 
-    figure = new_figure(width=5.6, height=4.4, title=title, note=note)
+    is_small = len(class_names) <= FEW_CLASSES
+    width, height, (count_size, share_size) = (5.6, 4.4, (17, 11)) if is_small else (9.2, 7.4, (11, 8))
+    figure = new_figure(width=width, height=height, title=title, note=note)
     axes = figure.add_subplot()
     axes.set_facecolor("#e6e6e6")  # a class without images has no shares
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
+        if count == 0 and not is_small:
+            continue
         share = shares[row, column]
         color = "white" if share > 0.55 else "black"
-        axes.text(column, row, f"{count:,}\n", ha="center", va="center", color=color, size=17, weight="bold")
+        axes.text(column, row, f"{count:,}\n", ha="center", va="center", color=color, size=count_size, weight="bold")
         percent = "no images" if math.isnan(share) else f"{share:.1%}"
-        axes.text(column, row, f"\n\n{percent}", ha="center", va="center", color=color, size=11)
+        axes.text(column, row, f"\n\n{percent}", ha="center", va="center", color=color, size=share_size)
 
     ticks = range(len(class_names))
     axes.set_yticks(

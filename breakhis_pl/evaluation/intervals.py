@@ -151,9 +151,36 @@ def _interval(name: str, value: float, draws: FloatArray, table: CaseTable) -> t
     reach = quantile_95(math.floor(n) - 1) * error
     if upper == math.inf:
         return min(value, center * math.exp(-reach / center)), max(value, center * math.exp(min(700, reach / center)))
+    return _bounded_interval(value, center, reach, bounds=(lower, upper), n_behind=table.n_cases_behind(name))
+
+
+def case_level_interval(
+    value: float, draws: FloatArray, *, n_cases: int, coin: float
+) -> tuple[float, float] | None:
+    """The interval of `case_intervals` for a metric in [0, 1] that rests on all cases.
+
+    Args:
+        value: Of all images.
+        draws: Of the draws of cases; float64, (n_draws,).
+        n_cases: Number of cases.
+        coin: What it is where the class is decided by chance.
+
+    Returns:
+        Lower and upper limit; None where it rests on a single case.
+    """
+    if n_cases < 2:
+        return None
+    center, error = _with_coin(value, float(draws.std()), n_cases, coin=coin)
+    return _bounded_interval(value, center, quantile_95(n_cases - 1) * error, bounds=UNIT_RANGE, n_behind=n_cases)
+
+
+def _bounded_interval(
+    value: float, center: float, reach: float, *, bounds: tuple[float, float], n_behind: float
+) -> tuple[float, float]:
+    """Limits on the logit scale of the bounds, no wider than Wilson's for so many cases."""
+    lower, upper = bounds
     low, high = _logit_limits((center - lower) / (upper - lower), reach / (upper - lower))
-    n_behind = table.n_cases_behind(name)
-    widest = _wilson_interval((value - lower) / (upper - lower), n_behind, quantile_95(n_behind - 1))
+    widest = _wilson_interval((value - lower) / (upper - lower), n_behind, quantile_95(int(n_behind) - 1))
     low, high = (lower + (upper - lower) * limit for limit in (max(low, widest[0]), min(high, widest[1])))
     return min(low, value), max(high, value)
 

@@ -64,6 +64,16 @@ def confusion_picture(matrix: Sequence[Sequence[int]], frame: Frame) -> Picture:
     return picture_of(figure, alt=f"Confusion matrix: {'; '.join(parts)}.")
 
 
+def eight_types_picture(files: RunFiles, frame: Frame) -> Picture | None:
+    """The confusion matrix of the tumor types; None where the network tells two classes apart."""
+    if files.subtypes is None:
+        return None
+    matrix, codes = files.subtypes["confusion_matrix"], files.subtypes["class_names"]
+    parts = [f"{row[i]:,} of {sum(row):,} {code}" for i, (row, code) in enumerate(zip(matrix, codes, strict=True))]
+    figure = confusion_matrix_figure(matrix, codes, title=frame.of("Tumor types"), note=frame.note)
+    return picture_of(figure, alt=f"Confusion matrix of the tumor types; right are {', '.join(parts)}.")
+
+
 def history_picture(history: Sequence[HistoryRow], frame: Frame) -> Picture | None:
     """Loss and accuracy over the epochs; None where nothing was recorded."""
     if not any(f"{subset}_loss" in row for row in history for subset in SUBSET_STYLES):

@@ -45,6 +45,19 @@ def result_sentence(files: RunFiles) -> str:
     )
 
 
+def eight_types_sentence(files: RunFiles) -> str | None:
+    """How well the tumor types are told apart; None where the network tells two classes apart."""
+    if files.subtypes is None:
+        return None
+    return (
+        "The network was trained on the eight tumor types; everything above rests on the sums of their probabilities "
+        f"over benign and malignant ones. Of all images, {phrase(estimate_at(files.subtypes, 'accuracy'))} are given "
+        f"their own type; weighted F1 {phrase(estimate_at(files.subtypes, 'weighted_f1'))}. Loss and accuracy over the "
+        "epochs are those of the eight types. Most types rest on one to five cases here: a line of this table says "
+        "little about other patients."
+    )
+
+
 def warnings_of(files: RunFiles) -> list[tuple[str, str]]:
     """Headings and sentences of what a reader must know before any number."""
     found = [

@@ -221,3 +221,19 @@ def _count(value: Any) -> str | None:
 
 def _published(value: float | None) -> Estimate | None:
     return None if value is None else Estimate(value)
+
+
+def eight_types_table(files: RunFiles) -> Table | None:
+    """Precision, recall and F1 of the types that a network tells apart; None where it tells two classes apart."""
+    if files.subtypes is None:
+        return None
+    rows = [
+        [
+            f"{of['name']} ({code})",
+            *(_published(of[metric]) for metric in ("precision", "recall", "f1")),
+            _count(of["support"]),
+            _count(of["n_cases"]),
+        ]
+        for code, of in files.subtypes["per_class"].items()
+    ]
+    return Table("By tumor type", _columns("Type", "Precision", "Recall", "F1", "Images", "Cases"), rows)

@@ -16,6 +16,7 @@ from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.published import REPORT_RESULTS
 from breakhis_pl.evaluation.run_summary import Estimate, RunSummary, estimate_at, is_run_folder, summarize_run
 from breakhis_pl.evaluation.siblings import SplitRow, read_split, siblings
+from breakhis_pl.evaluation.subtypes import SUBTYPES_CSV, read_subtypes, subtype_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class RunFiles:
         siblings: Test images of which a slide of the same case was trained on.
         calibration: Content of calibration.json; None where there is none.
         gallery: Images worth a look; empty where there is none.
+        subtypes: Metrics over the eight tumor types, of a network that tells them apart; None of others.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class RunFiles:
     siblings: frozenset[str]
     calibration: Mapping[str, Any] | None
     gallery: tuple[GalleryEntry, ...]
+    subtypes: Mapping[str, Any] | None = None
 
     @property
     def network(self) -> str:
@@ -147,6 +150,11 @@ def read_run_files(folder: Path) -> RunFiles:
             asdict(read_calibration(folder / CALIBRATION_JSON)) if _exists(folder, CALIBRATION_JSON) else None
         ),
         gallery=tuple(read_gallery(folder / "test")),
+        subtypes=(
+            subtype_metrics(read_subtypes(folder / "test" / SUBTYPES_CSV))
+            if _exists(folder, f"test/{SUBTYPES_CSV}")
+            else None
+        ),
     )
 
 
