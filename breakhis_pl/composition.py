@@ -50,7 +50,7 @@ def register(swept_keys: Sequence[str] = ()) -> None:
 
 
 def _suffix(group: str) -> str:
-    return "DataConfig" if group == "data" else "Config"
+    return {"data": "DataConfig", "logger": "LoggerConfig"}.get(group, "Config")
 
 
 def sweep_choice(overrides: Sequence[str]) -> str:
@@ -207,7 +207,8 @@ def restored(program: ProgramName, values: Mapping[str, Any]) -> Any:
     references = list(_references(values))
     if references:
         raise ConfigurationError(f"{listed(references)} refers to something else; expected plain values")
-    return typed(program, OmegaConf.create(dict(values)))
+    of_before = {"logger": {"kind": "tensorboard"}} if program == "train" else {}  # there was no choice
+    return typed(program, OmegaConf.create(of_before | dict(values)))
 
 
 def _references(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -5,6 +5,7 @@ module imports neither Hydra nor torch. `faults` holds the rules; `breakhis_pl.c
 composed.
 """
 
+import importlib.util
 import math
 import operator
 from collections.abc import Iterator, Mapping
@@ -263,6 +264,42 @@ class TrainingConfig:
 
 
 @dataclass
+class TensorBoardLoggerConfig:
+    """Keys of `logger=tensorboard`."""
+
+    kind: str = key("tensorboard", "tells the options apart", choices=("tensorboard",))
+
+
+@dataclass
+class CsvLoggerConfig:
+    """Keys of `logger=csv`."""
+
+    kind: str = key("csv", "tells the options apart", choices=("csv",))
+
+
+@dataclass
+class MlflowLoggerConfig:
+    """Keys of `logger=mlflow`."""
+
+    kind: str = key("mlflow", "tells the options apart", choices=("mlflow",))
+    tracking_uri: str = key("sqlite:///outputs/mlflow.db", "address of a server, or URL of a database")
+    experiment: str = key("breakhis_pl", "MLflow's experiment, made if need be")
+
+
+@dataclass
+class WandbLoggerConfig:
+    """Keys of `logger=wandb`."""
+
+    kind: str = key("wandb", "tells the options apart", choices=("wandb",))
+    project: str = key("breakhis_pl", "name of the project")
+    entity: str | None = key(None, "user or team; null: the account's own")
+    mode: str = key("offline", "offline writes into the run folder, for `wandb sync`", choices=("offline", "online"))
+
+
+LoggerConfig: TypeAlias = TensorBoardLoggerConfig | CsvLoggerConfig | MlflowLoggerConfig | WandbLoggerConfig
+
+
+@dataclass
 class TrainConfig:
     """All keys of train.py."""
 
@@ -273,6 +310,7 @@ class TrainConfig:
     scheduler: Any = key(None, "the learning rate over the epochs")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    logger: Any = key(None, "where curves and results are kept beside the run's own files")
     seed: int = key(0, "seed of everything that is drawn during the run", at_least=0)
     gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
 
@@ -365,6 +403,15 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
             "_target_",
             {v._target_: v for v in (ExponentialConfig, CosineConfig, WarmupCosineConfig, ConstantConfig)},
         ),
+        "logger": (
+            "kind",
+            {
+                "tensorboard": TensorBoardLoggerConfig,
+                "csv": CsvLoggerConfig,
+                "mlflow": MlflowLoggerConfig,
+                "wandb": WandbLoggerConfig,
+            },
+        ),
     }
 )
 """Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
@@ -450,6 +497,11 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield f"runs={runs} is not possible; expected the folder of a sweep, or a list of run folders"
         case PredictConfig():
             yield from _predict_faults(config)
+        case MlflowLoggerConfig() | WandbLoggerConfig() if importlib.util.find_spec(config.kind) is None:
+            yield (
+                f"logger={config.kind} needs a package that is not installed: uv sync --extra {config.kind}; "
+                "or take logger=tensorboard"
+            )
         case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
             yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
         case WarmupCosineConfig(T_max=n_epochs, warmup_epochs=n_warmup) if n_warmup >= n_epochs:

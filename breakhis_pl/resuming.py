@@ -22,6 +22,7 @@ CHANGEABLE = (
     "trainer.num_nodes",
     "data.root",
     "data.cache_dir",
+    "logger",
 )
 """Keys that may have another value when a run goes on; none of them changes what an epoch computes, but for the number
 of processes, which batch norm and dropout see."""
@@ -39,7 +40,7 @@ def resumed_config(folder: Path, changes: Sequence[Override]) -> TrainConfig:
         ConfigurationError: If a key may not change, naming it, or a value is not possible.
     """
     values = OmegaConf.create(read_run(folder)["config"])
-    refused = [change.get_key_element() for change in changes if change.key_or_group not in CHANGEABLE]
+    refused = [change.get_key_element() for change in changes if not _may_change(change.key_or_group)]
     if refused:
         raise ConfigurationError(
             f"resume={folder} goes on with the configuration in its {RUN_JSON}; {listed(refused)} cannot change "
@@ -48,11 +49,20 @@ def resumed_config(folder: Path, changes: Sequence[Override]) -> TrainConfig:
     for change in changes:
         if change.is_sweep_override() or change.is_delete():
             raise ConfigurationError(f"resume={folder} takes one value for each key, not {change.input_line}")
-        OmegaConf.update(values, change.key_or_group, change.value(), force_add=False)
+        if change.key_or_group == "logger":
+            option = composition.compose_checked("train", [change.input_line or ""]).logger
+            OmegaConf.update(values, "logger", composition.plain(option), merge=False)
+        else:
+            OmegaConf.update(values, change.key_or_group, change.value(), force_add=False)
     own: TrainConfig = composition.restored("train", read_run(folder)["config"])
     config: TrainConfig = composition.restored("train", OmegaConf.to_container(values))  # type: ignore[arg-type]
     _check_epochs(folder, own, config)
     return config
+
+
+def _may_change(key: str) -> bool:
+    """Whether a key may have another value when a run goes on."""
+    return key in CHANGEABLE or key.startswith("logger.")
 
 
 def is_finished(folder: Path, config: TrainConfig) -> bool:
@@ -88,7 +98,7 @@ def check_same(folder: Path, config: TrainConfig) -> None:
     differing = [
         f"{key} ({there.get(key)} there, {here.get(key)} here)"
         for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and key not in CHANGEABLE
+        if there.get(key) != here.get(key) and not _may_change(key)
     ]
     if differing:
         raise RunFolderError(

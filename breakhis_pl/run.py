@@ -51,10 +51,10 @@ from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, lo
 from breakhis_pl.training.device import device_name, resolve_device
 from breakhis_pl.training.finite import FiniteTraining
 from breakhis_pl.training.history import History, duration
+from breakhis_pl.training.loggers import RunLogger, make_logger
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.provenance import RunRecord
 from breakhis_pl.training.speed import Speed, has_fast_bf16
-from breakhis_pl.training.tensorboard import SubsetWriters
 from breakhis_pl.training.training_state import check_training_state
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def _train(
             _fit_or_take(config, folder, ready, _history(config, folder, ready), callbacks)
         return
     record = RunRecord(folder, _facts(config, ready), before=before)
-    writers = SubsetWriters(folder / "tensorboard", first_epoch=ready.n_done + 1)
+    writers = make_logger(config.logger, folder, configuration=composition.plain(config), first_epoch=ready.n_done + 1)
     history = _history(config, folder, ready, writers)
     try:
         with errors_explained(config, folder):
@@ -242,7 +242,7 @@ def _fit_or_take(
         _take_last_epoch(ready.checkpoint, trainer, ready.classifier, ready.data, history)
 
 
-def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetWriters | None = None) -> History:
+def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger | None = None) -> History:
     """The history of a run; without writers that of a process that writes nothing."""
     return History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data))
 
@@ -338,7 +338,7 @@ def _parts_of_place(config: EvaluateConfig, subset: Subset, checkpoint: Path) ->
     return [word for word in (*words, "" if config.tta == "none" else config.tta) if word]
 
 
-def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetWriters) -> Result:
+def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger) -> Result:
     """Writes the results of every evaluated subset; gives those of the last one, test as a rule."""
     data, classifier = ready.data, ready.classifier
     results = {}
@@ -355,6 +355,7 @@ def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: SubsetW
             calibrate(folder, sensitivity=DEFAULT_SENSITIVITY)
         writers.add_image(subset, "confusion_matrix", results[subset].confusion_matrix, epoch=config.trainer.max_epochs)
         writers.add_text(subset, "classification_report", _code(classification_report(results[subset].metrics)))
+        writers.add_results(subset, results[subset].metrics, epoch=config.trainer.max_epochs)
     return results[data.evaluated[-1]]
 
 

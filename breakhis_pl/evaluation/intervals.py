@@ -154,9 +154,7 @@ def _interval(name: str, value: float, draws: FloatArray, table: CaseTable) -> t
     return _bounded_interval(value, center, reach, bounds=(lower, upper), n_behind=table.n_cases_behind(name))
 
 
-def case_level_interval(
-    value: float, draws: FloatArray, *, n_cases: int, coin: float
-) -> tuple[float, float] | None:
+def case_level_interval(value: float, draws: FloatArray, *, n_cases: int, coin: float) -> tuple[float, float] | None:
     """The interval of `case_intervals` for a metric in [0, 1] that rests on all cases.
 
     Args:

@@ -67,7 +67,9 @@ class SubtypePredictions:
         n = len(self.image)
         shapes = (self.target.shape, self.predicted.shape, self.probabilities.shape)
         if n == 0 or shapes != ((n,), (n,), (n, len(CODES))) or {len(self.patient), len(self.case)} != {n}:
-            raise ShapeError(f"{n} images with arrays of shapes {shapes}; expected a row of each per image, one at least")
+            raise ShapeError(
+                f"{n} images with arrays of shapes {shapes}; expected a row of each per image, one at least"
+            )
 
 
 def subtype_metrics(predictions: SubtypePredictions, *, n_draws: int = N_DRAWS, seed: int = 0) -> dict[str, Any]:
@@ -190,7 +192,9 @@ def read_subtypes(path: Path) -> SubtypePredictions:
 
 def _index(line: int, column: str, row: Mapping[str, str]) -> int:
     if row[column] not in CODES:
-        raise DamagedFileError(f"line {line}, column {column}: {quoted(row[column])} is no tumor type, {', '.join(CODES)}")
+        raise DamagedFileError(
+            f"line {line}, column {column}: {quoted(row[column])} is no tumor type, {', '.join(CODES)}"
+        )
     return CODES.index(row[column])
 
 

@@ -17,7 +17,7 @@ from breakhis_pl.evaluation.figures import curves_figure, save_figure
 from breakhis_pl.files import write_text
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.training.distributed import gathered
-from breakhis_pl.training.tensorboard import SubsetWriters
+from breakhis_pl.training.loggers import RunLogger
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class History(Callback):
 
     Args:
         folder: The run folder.
-        writers: TensorBoard's writers, one per subset; None in a process that writes nothing.
+        writers: Where curves are kept beside history.csv; None in a process that writes nothing.
         title: Of the figure.
         note: Put on the figure, as for synthetic images.
 
@@ -42,7 +42,7 @@ class History(Callback):
         train_seconds: Time spent in train batches so far.
     """
 
-    def __init__(self, folder: Path, writers: SubsetWriters | None, *, title: str, note: str | None = None) -> None:
+    def __init__(self, folder: Path, writers: RunLogger | None, *, title: str, note: str | None = None) -> None:
         self.folder = folder
         self.writers = writers
         self.title = title

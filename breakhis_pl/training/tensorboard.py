@@ -1,6 +1,8 @@
 """TensorBoard with one folder per subset, so that train and test of one quantity share a chart."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,9 @@ class SubsetWriters:
     def add_text(self, subset: str, name: str, text: str) -> None:
         """Adds a text in Markdown."""
         self._writer(subset).add_text(name, text, global_step=0)
+
+    def add_results(self, subset: str, metrics: Mapping[str, Any], *, epoch: int) -> None:
+        """Nothing: the classification report stands there as a text, and a chart of one point says nothing."""
 
     def flush(self) -> None:
         """Writes what is left."""
