@@ -73,6 +73,7 @@ Keys used most
   trainer=ddp trainer.devices=8    on 8 GPUs; data.batch_size is that of all together (docs/scaling.md)
   -m hydra/launcher=submitit_slurm seed=0,1    each run of a sweep a job of a cluster; submitit_local: of this machine
   hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
+  logger=tensorboard          csv, mlflow (logger.tracking_uri=http://…) or wandb: docs/loggers.md
   resume=<run folder>         go on with a run that was cut; a sweep: its command with hydra.sweep.dir=<folder>
   repeat=<run folder>         train anew with the configuration in its run.json; more keys change it
 

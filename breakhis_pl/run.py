@@ -51,7 +51,8 @@ from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, lo
 from breakhis_pl.training.device import device_name, resolve_device
 from breakhis_pl.training.finite import FiniteTraining
 from breakhis_pl.training.history import History, duration
-from breakhis_pl.training.loggers import RunLogger, make_logger
+from breakhis_pl.training.logger_choice import make_logger
+from breakhis_pl.training.loggers import RunLogger
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.provenance import RunRecord
 from breakhis_pl.training.speed import Speed, has_fast_bf16
@@ -124,8 +125,8 @@ def _train(
             stack.callback(free_device, ready.data)
             _fit_or_take(config, folder, ready, _history(config, folder, ready), callbacks)
         return
-    record = RunRecord(folder, _facts(config, ready), before=before)
     writers = make_logger(config.logger, folder, configuration=composition.plain(config), first_epoch=ready.n_done + 1)
+    record = RunRecord(folder, _facts(config, ready), before=before)
     history = _history(config, folder, ready, writers)
     try:
         with errors_explained(config, folder):
