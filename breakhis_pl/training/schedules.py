@@ -2,6 +2,7 @@
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -37,10 +38,12 @@ class WarmupCosine(LRScheduler):
         self.eta_min = eta_min
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Rate of each group in the present epoch."""
         return [
-            warmup_cosine(self.last_epoch, base, T_max=self.T_max, n_warmup=self.warmup_epochs, lowest=self.eta_min)
+            warmup_cosine(
+                self.last_epoch, float(base), T_max=self.T_max, n_warmup=self.warmup_epochs, lowest=self.eta_min
+            )
             for base in self.base_lrs
         ]
 

@@ -1,14 +1,17 @@
 """CUDA graphs where there is no GPU: what surrounds the capture. The capture itself is tested where there is one."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as L
 import pytest
 import torch
 from torch import Tensor, nn
 
 from breakhis_pl.models.classifier import Classifier
-from breakhis_pl.training.graphs import capture
+from breakhis_pl.training.graphs import CudaGraphs, capture
 
 SAMPLE = torch.zeros((4, 3, 32, 32))
 
@@ -82,6 +85,28 @@ def test_a_graph_trains_like_the_network_it_was_made_of() -> None:
             optimizer.zero_grad()
             losses[is_graphed].append(loss.item())
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
+def test_steps_are_captured_once_and_not_before_all_layers_are_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = []
+
+    def noted(network: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor]:
+        captured.append((epoch, sample.shape))
+        return network.forward
+
+    monkeypatch.setattr("breakhis_pl.training.graphs.capture", noted)
+    classifier = Classifier("resnet18", dropout=0.0)
+    callback = CudaGraphs(batch_size=4, image_size=32, memory_format=torch.channels_last, first_epoch=2)
+    for epoch in range(4):
+        trainer: Any = SimpleNamespace(
+            current_epoch=epoch, precision_plugin=SimpleNamespace(forward_context=nullcontext)
+        )
+        callback.on_train_epoch_start(trainer, classifier)
+    assert captured == [(2, (4, 3, 32, 32))]
+    callback.on_train_end(trainer, classifier)
+    assert classifier.graphed_network is None
+    with pytest.raises(TypeError, match="got LightningModule"):
+        callback.on_train_epoch_start(trainer, L.LightningModule())
 
 
 def batch_of(images: Tensor) -> Any:
