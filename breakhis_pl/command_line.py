@@ -180,7 +180,7 @@ def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
 
 
 def _check_texts(texts: Sequence[str]) -> None:
-    """Makes sure that names of folders can be written into tables, curves and Hydra's files: given ones, and where we are.
+    """Makes sure that given names, and that of this folder, can be written into tables, curves and Hydra's files.
 
     Raises:
         ConfigurationError: If one holds bytes that are no UTF-8.
@@ -190,7 +190,7 @@ def _check_texts(texts: Sequence[str]) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError:
             raise ConfigurationError(
-                f"{ascii(text)} holds bytes that are no text in UTF-8; rename that file or folder, "
+                f"{text!a} holds bytes that are no text in UTF-8; rename that file or folder, "
                 "or reach it by a link of another name"
             ) from None
 

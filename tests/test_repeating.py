@@ -89,6 +89,6 @@ def test_what_is_no_run_cannot_be_repeated(arguments: list[str], error: type[Bre
 
 def test_a_configuration_that_composes_to_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path / "run", "seed=3")
-    monkeypatch.setattr(repeating, "_written", lambda value: "4")
+    monkeypatch.setattr(repeating, "_written", lambda _: "4")
     with pytest.raises(RunFolderError, match=r"run\.json cannot be composed: seed would differ"):
         repeating_overrides(tmp_path / "run")

@@ -189,7 +189,7 @@ def test_what_is_no_run_cannot_go_on(tmp_path: Path, folder: str, words: str) ->
 
 
 STRANGE_RUNS = [
-    ("endless nesting", lambda run: "[" * 100_000, "is damaged: "),
+    ("endless nesting", lambda _: "[" * 100_000, "is damaged: "),
     ("resumed", lambda run: json.dumps(run | {"resumed": 5}), "resumed or precision is of another kind"),
     ("precision", lambda run: json.dumps(run | {"precision": {"a": 1}}), "resumed or precision is of another kind"),
     (
