@@ -283,7 +283,7 @@ def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
 
 
 def _check_texts(texts: Sequence[str]) -> None:
-    """Makes sure that names of folders can be written into tables, curves and Hydra's files: given, and where we are.
+    """Makes sure that given names, and that of this folder, can be written into tables, curves and Hydra's files.
 
     Raises:
         ConfigurationError: If one holds bytes that are no UTF-8.

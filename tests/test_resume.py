@@ -111,6 +111,14 @@ def test_a_run_that_was_cut_ends_as_if_it_never_was(
     assert len(json.loads((tmp_path / "run" / "run.json").read_text())["resumed"]) == 1
 
 
+def test_curves_that_cannot_be_drawn_cost_no_epoch(arguments: tuple[str, ...], tmp_path: Path, cut: Cut) -> None:
+    (tmp_path / "run" / "curves.png").mkdir(parents=True)
+    cut.at(2, KeyboardInterrupt(), hook="on_train_epoch_start")
+    outcome = interrupted(arguments, tmp_path, "trainer.checkpoint_share=1e-6")  # all but the first epoch share a file
+    assert outcome.status == 130
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")["epoch"] == 1
+
+
 def test_a_run_that_is_cut_twice_ends_as_if_it_never_was(
     arguments: tuple[str, ...], uninterrupted: Path, tmp_path: Path, cut: Cut
 ) -> None:

@@ -1,5 +1,6 @@
 """Loss and accuracy of every subset after every epoch: history.csv, curves.png, TensorBoard, a printed line."""
 
+import contextlib
 import csv
 import io
 import logging
@@ -113,8 +114,9 @@ class History(Callback):
         self._draw()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Draws the curves of the epochs there are."""
-        self._draw()
+        """Draws the curves of the epochs there are; if it cannot be, the callbacks behind this one are still told."""
+        with contextlib.suppress(OSError):
+            self._draw()
 
     def _draw(self) -> None:
         if self.writers is not None and self._n_drawn < len(self.rows):
