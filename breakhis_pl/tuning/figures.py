@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from breakhis_pl.errors import ShapeError
 from breakhis_pl.evaluation.figures import BLACK, BLUE, GRAY, new_figure
@@ -49,7 +49,7 @@ def history_figure(study: StudySummary, *, note: str | None = None) -> Figure:
         )
     axes.set_xlabel("Trial")
     axes.set_ylabel(METRIC_TITLES[study.metric])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9, loc="best")
     return figure
 
@@ -128,7 +128,7 @@ def _scatter(axes: Axes, trials: Sequence[TrialRow], positions: Sequence[float])
         if chosen:
             axes.plot(
                 [positions[place] for place in chosen],
-                [trials[place].value for place in chosen],
+                [trials[place].value or 0.0 for place in chosen],
                 linestyle="none",
                 color=color,
                 marker=marker,
