@@ -124,11 +124,15 @@ def _with_value(study: StudySummary) -> list[TrialRow]:
 
 def _scatter(axes: Axes, trials: Sequence[TrialRow], positions: Sequence[float]) -> None:
     for state, color, marker, label in (("complete", BLUE, "o", "complete"), ("pruned", GRAY, "x", "pruned")):
-        chosen = [place for place, each in enumerate(trials) if each.state == state]
-        if chosen:
+        points = [
+            (position, each.value)
+            for position, each in zip(positions, trials, strict=True)
+            if each.state == state and each.value is not None
+        ]
+        if points:
             axes.plot(
-                [positions[place] for place in chosen],
-                [trials[place].value or 0.0 for place in chosen],
+                [position for position, _ in points],
+                [value for _, value in points],
                 linestyle="none",
                 color=color,
                 marker=marker,

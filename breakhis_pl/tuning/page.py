@@ -36,7 +36,8 @@ def study_html(study: StudySummary, *, command: str, note: str | None) -> str:
 
 def _lead(study: StudySummary) -> str:
     better = "less is better" if study.is_minimized else "more is better"
-    return f"{len(study.trials)} of {study.n_trials} trials: {study.counts() or 'none yet'}. Searched by {study.metric}: {better}."
+    counts = study.counts() or "none yet"
+    return f"{len(study.trials)} of {study.n_trials} trials: {counts}. Searched by {study.metric}: {better}."
 
 
 def _warnings(study: StudySummary, note: str | None) -> Warnings:
