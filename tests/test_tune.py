@@ -20,7 +20,7 @@ from breakhis_pl.tuning.study import TrialStore
 from breakhis_pl.tuning.worker import tune, value_of_run
 from tests.programs import TINY, run_program
 
-N_TRIALS = 3
+N_TRIALS = 2
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def arguments(drawn_cache: Path) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, arguments: tuple[str, ...]) -> Path:
-    """A study of three trials, the second of which was cut by SIGTERM and went on with the same command."""
+    """A study of two trials, the second of which was cut by SIGTERM and went on with the same command."""
     folder = tmp_path_factory.mktemp("work")
     command = (*arguments, "study=studies/first", f"tuning.n_trials={N_TRIALS}", "space=optimizer")
     with pytest.MonkeyPatch.context() as monkeypatch:

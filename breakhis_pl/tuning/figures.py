@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from breakhis_pl.errors import ShapeError
 from breakhis_pl.evaluation.figures import BLACK, BLUE, GRAY, new_figure
@@ -49,7 +49,7 @@ def history_figure(study: StudySummary, *, note: str | None = None) -> Figure:
         )
     axes.set_xlabel("Trial")
     axes.set_ylabel(METRIC_TITLES[study.metric])
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9, loc="best")
     return figure
 
@@ -124,11 +124,15 @@ def _with_value(study: StudySummary) -> list[TrialRow]:
 
 def _scatter(axes: Axes, trials: Sequence[TrialRow], positions: Sequence[float]) -> None:
     for state, color, marker, label in (("complete", BLUE, "o", "complete"), ("pruned", GRAY, "x", "pruned")):
-        chosen = [place for place, each in enumerate(trials) if each.state == state]
-        if chosen:
+        points = [
+            (position, each.value)
+            for position, each in zip(positions, trials, strict=True)
+            if each.state == state and each.value is not None
+        ]
+        if points:
             axes.plot(
-                [positions[place] for place in chosen],
-                [trials[place].value for place in chosen],
+                [position for position, _ in points],
+                [value for _, value in points],
                 linestyle="none",
                 color=color,
                 marker=marker,

@@ -35,12 +35,9 @@ def study_html(study: StudySummary, *, command: str, note: str | None) -> str:
 
 
 def _lead(study: StudySummary) -> str:
-    states = ("complete", "pruned", "failed", "running")
-    counts = ", ".join(f"{study.count(state)} {state}" for state in states if study.count(state))
     better = "less is better" if study.is_minimized else "more is better"
-    return (
-        f"{len(study.trials)} of {study.n_trials} trials: {counts or 'none yet'}. Searched by {study.metric}: {better}."
-    )
+    counts = study.counts() or "none yet"
+    return f"{len(study.trials)} of {study.n_trials} trials: {counts}. Searched by {study.metric}: {better}."
 
 
 def _warnings(study: StudySummary, note: str | None) -> Warnings:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from breakhis_pl.evaluation.csv_tables import csv_text
 from breakhis_pl.tuning.space import Dimension, Parameters
@@ -76,6 +76,10 @@ class StudySummary:
         if value is None:
             return math.inf
         return value if self.is_minimized else -value
+
+    def counts(self) -> str:
+        """How many trials are in each state, in words."""
+        return ", ".join(f"{self.count(state)} {state}" for state in get_args(State) if self.count(state))
 
     def count(self, state: State) -> int:
         """Number of trials in a state."""

@@ -59,6 +59,7 @@ def tune(plan: Plan) -> None:
     store = TrialStore(plan)
     searched = ", ".join(each.key for each in plan.space)
     log.info("study %s: %d trials by %s, over %s", plan.folder, plan.tuning.n_trials, plan.tuning.metric, searched)
+    study = None
     while plan.tuning.timeout_s is None or time.monotonic() - started < plan.tuning.timeout_s:
         with store.taken() as trial:
             if trial is None:
@@ -66,7 +67,7 @@ def tune(plan: Plan) -> None:
             _run_trial(plan, store, trial)
         study = _write(plan, store)
         _check_some_succeed(study)
-    _say_end(plan, _write(plan, store))
+    _say_end(plan, _write(plan, store) if study is None else study)
 
 
 def _run_trial(plan: Plan, store: TrialStore, trial: Trial) -> None:
@@ -164,10 +165,7 @@ def _note(plan: Plan) -> str | None:
 
 def _say_end(plan: Plan, study: StudySummary) -> None:
     """Says what there is, and what to do with it."""
-    counts = ", ".join(
-        f"{study.count(state)} {state}" for state in ("complete", "pruned", "failed", "running") if study.count(state)
-    )
-    log.info("study %s: %s of %d trials", plan.folder, counts or "none", plan.tuning.n_trials)
+    log.info("study %s: %s of %d trials", plan.folder, study.counts() or "none", plan.tuning.n_trials)
     log.info("page: %s", plan.folder / STUDY_HTML)
     if study.best is not None:
         log.info(

@@ -101,7 +101,7 @@ def test_a_missing_optuna_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
     [
         (Dimension("optimizer.momentum", "float", low=0.1, high=0.9), "unknown key optimizer.momentum"),
         (Dimension("model.dropout", "float", low=0.1, high=1.5), "model.dropout=1.5 is not possible"),
-        (Dimension("data.batch_size", "float", low=1.5, high=9.5), "data.batch_size='1.5' is not possible"),
+        (Dimension("data.batch_size", "float", low=1.5, high=9.5), "data.batch_size=1.5 is not possible"),
         (Dimension("optimizer", "choice", choices=("sgd", "adam")), "optimizer=adam does not exist"),
     ],
 )
