@@ -74,6 +74,9 @@ class Exported:
 class _WholeNetwork(nn.Module):
     """A network with its normalization: from uint8 (batch, size, size, 3), RGB, to logits (batch, 2)."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: RunNetwork) -> None:
         super().__init__()
         # of a network in channels_last, torch 2.15's exporter writes the mean over places as a gather by strides, whose
