@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from breakhis_pl.config import BACKBONES, AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
+from breakhis_pl.data.appearance import restored_domain
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule, ShuffledSampler
 from breakhis_pl.data.drawn import synthetic_folder
@@ -112,7 +113,11 @@ def test_statistics_use_train_images_alone(data: BreakHisDataModule) -> None:
 
 
 def test_statistics_are_kept_in_the_checkpoint(data: BreakHisDataModule) -> None:
-    assert data.state_dict() == {
+    kept = data.state_dict()
+    domain = kept.pop("domain")
+    assert restored_domain(domain).n_images == len(data.split.indices(Subset.TRAIN))
+    assert data.state_dict()["domain"] is domain  # computed once
+    assert kept == {
         "mean": list(data.mean),
         "std": list(data.std),
         "image_size": 32,
