@@ -1,6 +1,7 @@
 """`python -m breakhis_pl.export_onnx run=<run folder>`: a trained network as one ONNX file that needs no torch."""
 
 import contextlib
+import copy
 import hashlib
 import io
 import logging
@@ -73,15 +74,20 @@ class Exported:
 class _WholeNetwork(nn.Module):
     """A network with its normalization: from uint8 (batch, size, size, 3), RGB, to logits (batch, 2)."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: RunNetwork) -> None:
         super().__init__()
-        self.network = network.classifier.network
+        # of a network in channels_last, torch 2.15's exporter writes the mean over places as a gather by strides, whose
+        # size nobody knows beforehand
+        self.network = copy.deepcopy(network.classifier.network).to(memory_format=torch.contiguous_format)
         self.register_buffer("scale", (1 / (255 * network.std)).view(3, 1, 1))
         self.register_buffer("shift", (-network.mean / network.std).view(3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits; float32, (batch, 2)."""
-        images = pixels.permute(0, 3, 1, 2).float()  # (batch, 3, size, size)
+        images = pixels.permute(0, 3, 1, 2).contiguous().float()  # (batch, 3, size, size)
         logits: Tensor = self.network(images * self.scale + self.shift)
         return logits.float()
 

@@ -41,7 +41,7 @@ def _plain(name: str) -> str:
     r"""A name of letters, digits and a few signs, for any file system.
 
     Example:
-        >>> _plain('SOB "1"\\n.x')
+        >>> _plain('SOB "1"\n.x')
         'SOB_1_.x'
     """
     return re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[:_LONGEST_NAME]

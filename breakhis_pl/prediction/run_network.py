@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from breakhis_pl.data.augment import to_network_input
-from breakhis_pl.errors import CheckpointError
+from breakhis_pl.errors import CheckpointError, ConfigurationError
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, Calibration, read_calibration
 from breakhis_pl.evaluation.gradcam import grad_cam
 from breakhis_pl.prediction.facts import Float32Array, NetworkFacts, UInt8Array
@@ -68,8 +68,15 @@ class RunNetwork:
         return logits
 
     def heat(self, pixels: UInt8Array, classes: npt.NDArray[np.int64]) -> Float32Array:
-        """What speaks for one class of each image, int64 (n,): float32, (n, size, size), in [0, 1]."""
-        maps = grad_cam(self.classifier.network, self.normalized(pixels), torch.from_numpy(classes))
+        """What speaks for one class of each image, int64 (n,): float32, (n, size, size), in [0, 1].
+
+        Raises:
+            ConfigurationError: If the network is of a kind that Grad-CAM cannot explain.
+        """
+        try:
+            maps = grad_cam(self.classifier.network, self.normalized(pixels), torch.from_numpy(classes))
+        except TypeError as error:
+            raise ConfigurationError(f"gradcam is not possible: {error}; set gradcam=false") from error
         heat: Float32Array = maps.cpu().numpy()
         return heat
 

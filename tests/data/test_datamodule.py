@@ -12,6 +12,7 @@ from breakhis_pl.config import BACKBONES, AugmentationConfig, BreakHisDataConfig
 from breakhis_pl.data.balance import TrainOrder
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule, ShuffledSampler
+from breakhis_pl.data.domain import restored_domain
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
 from breakhis_pl.models.backbones import build_network
@@ -114,7 +115,11 @@ def test_statistics_use_train_images_alone(data: BreakHisDataModule) -> None:
 
 
 def test_statistics_are_kept_in_the_checkpoint(data: BreakHisDataModule) -> None:
-    assert data.state_dict() == {
+    kept = data.state_dict()
+    domain = kept.pop("domain")
+    assert restored_domain(domain).n_images == len(data.split.indices(Subset.TRAIN))
+    assert data.state_dict()["domain"] is domain  # computed once
+    assert kept == {
         "mean": list(data.mean),
         "std": list(data.std),
         "image_size": 32,

@@ -72,7 +72,7 @@ def test_stores_are_equal_from_one_thread_and_from_several(
 ) -> None:
     stores = []
     for n_threads in (1, 2, 5):
-        monkeypatch.setattr(store_module, "_n_workers", lambda n=n_threads: n)
+        monkeypatch.setattr(store_module, "n_cores", lambda n=n_threads: n)
         stores.append(open_store(index_images(tree, [200]), image_size=32, cache_dir=tmp_path / str(n_threads)))
     for other in stores[1:]:
         assert np.array_equal(other.pixels, stores[0].pixels)

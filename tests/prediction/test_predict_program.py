@@ -31,7 +31,7 @@ from breakhis_pl.errors import (
 )
 from breakhis_pl.evaluation.calibration import Calibration, write_calibration
 from breakhis_pl.evaluation.csv_tables import read_columns
-from breakhis_pl.prediction import program
+from breakhis_pl.prediction import program, run_network
 from breakhis_pl.prediction.facts import NOTICE, NetworkFacts
 from breakhis_pl.prediction.rows import COLUMNS
 from breakhis_pl.prediction.run_network import checkpoint_path, open_run
@@ -175,6 +175,13 @@ def test_overlays_have_the_shape_of_their_pictures(run: Path, tmp_path: Path) ->
         assert high.format == "JPEG"
         assert (high.height, square.height) == (32, 32)
         assert (high.width - 8, square.width - 8) == (2 * 8, 2 * 32)
+
+
+def test_a_network_that_cannot_be_explained_says_so(run: Path) -> None:
+    network = open_run(run, checkpoint="last", accelerator="cpu", precision="auto")
+    network.classifier.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, 2))
+    with pytest.raises(ConfigurationError, match="gradcam is not possible: Sequential has no"):
+        network.heat(np.zeros((1, SIZE, SIZE, 3), np.uint8), np.zeros(1, np.int64))
 
 
 def test_unreadable_pictures_are_all_listed_and_stop_nothing(
@@ -353,7 +360,9 @@ def exported(run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) 
     copy = folder / "run"
     shutil.copytree(run, copy)
     write_calibration(copy / "calibration.json", CALIBRATION)
-    done = export_onnx.export_onnx(copy, images=str(images))
+    with pytest.MonkeyPatch.context() as patched:  # as networks on larger images are
+        patched.setattr(run_network, "CHANNELS_LAST_FROM", SIZE)
+        done = export_onnx.export_onnx(copy, images=str(images))
     assert done.path == copy / "network.onnx"
     assert done.n_checked >= export_onnx.N_CHECKED
     assert done.logit_difference <= export_onnx.TOLERANCE
