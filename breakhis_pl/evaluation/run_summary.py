@@ -1,6 +1,5 @@
 """What a run folder says about its run, read from its files alone."""
 
-import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from breakhis_pl.evaluation.json_values import (
 )
 from breakhis_pl.evaluation.metrics_file import fault_of_pair, read_metrics
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
+from breakhis_pl.evaluation.refusal import refusal
 from breakhis_pl.evaluation.texts import quoted
 
 METRIC_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -150,7 +150,7 @@ def summarize_run(folder: Path, *, name: str | None = None, place: str = "test")
     if is_ensemble_folder(folder):
         return _ensemble_summary(folder, name)
     if not (folder / "run.json").is_file():
-        return RunSummary(name=name, status="refused", error=_refusal(folder))
+        return RunSummary(name=name, status="refused", error=refusal(folder))
     try:
         facts = _run_facts(json_object(folder / "run.json"))
     except DamagedFileError as damage:
@@ -182,28 +182,6 @@ def _ensemble_summary(folder: Path, name: str) -> RunSummary:
         is_complete=ensemble.complete,
         **found,
     )
-
-
-_LOG_MARK = "[ERROR] - "
-"""Before the text of an error in Hydra's log."""
-
-_NEXT_LINE = re.compile(r"\n\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\]\[")
-"""What follows an error in the log."""
-
-_LOG_BYTES = 1024**2
-"""Of a log's end that are looked through."""
-
-
-def _refusal(folder: Path) -> str:
-    """The last error in the run's log, which is all that a refused run leaves."""
-    for path in sorted(each for each in folder.glob("*.log") if each.is_file()):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LOG_BYTES))
-            text = file.read(_LOG_BYTES).decode("utf-8", errors="replace")
-        _, mark, reason = text.rpartition(_LOG_MARK)
-        if mark and reason.strip():
-            return _NEXT_LINE.split(reason, maxsplit=1)[0].strip()
-    return "refused before it began"
 
 
 def _result_facts(folder: Path, *, prefix: str) -> tuple[dict[str, Any], list[str]]:
