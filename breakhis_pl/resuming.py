@@ -60,7 +60,19 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
     """
     run = read_run(folder)
     n_epochs = run["config"]["trainer"]["max_epochs"]
-    return run.get("status") == "finished" and bool(n_epochs >= config.trainer.max_epochs)
+    is_enough = n_epochs >= config.trainer.max_epochs or stopped_early_after(folder) is not None
+    return run.get("status") == "finished" and bool(is_enough)
+
+
+def stopped_early_after(folder: Path) -> int | None:
+    """Epoch after which patience ran out in a finished run; None where it did not.
+
+    Args:
+        folder: The run folder.
+    """
+    selection = read_run(folder).get("selection")
+    epoch = selection.get("stopped_after") if isinstance(selection, dict) else None
+    return epoch if isinstance(epoch, int) else None
 
 
 def check_same(folder: Path, config: TrainConfig) -> None:
