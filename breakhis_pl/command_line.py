@@ -52,6 +52,7 @@ Examples
   python train.py -m model=resnet18,wide_resnet50,resnext50        the report's three networks, compared
   python train.py model=resnet18 optimizer=sgd optimizer.lr=0.01 trainer.max_epochs=30
   python train.py -m data.split=ratio data.test_fraction=0.2 seed=0,1,2        80/20, three splits
+  python train.py 'data.magnification=[40,100,200,400]' data.test_magnification=200
 
 The real images: python -m breakhis_pl.data.download fetches them (4 GB) into data/.
 
@@ -64,7 +65,10 @@ Keys used most
   data.magnification=200      40, 100, 200, 400 or a list: '[40,200]'
   data.image_size=224         side in pixels;  data.batch_size=32
   data.require_complete=false use an incomplete folder of images
+  data.test_magnification=200 test at other magnifications than train;  data.group=patient (split=ratio)
   data.val_fraction=0.2       take whole cases out of train for validation: calibration, threshold
+  data.balance=sampler        or downsample, loss: train images of unequal classes;  data.stain=macenko, reinhard
+  trainer.monitor=val_loss    the best epoch on validation images counts; trainer.patience=5 stops early
   model.weights=imagenet      none, or a file with a torchvision state dict
   trainer.max_epochs=15       seed=0
   augmentation.stain=0.2      one transform alone: zoom, shift, stain, hue, blur, …; augmentation=strong has them all
@@ -103,7 +107,7 @@ Keys
   runs                 folder of a sweep, or list of run folders, to compare; out=<folder> says where to
   ensemble=false       average the runs' probabilities for the same test images, into out or outputs/ensembles/
   tta=none             none, flips (4 views) or dihedral (8), into <run folder>/test_<tta>/; ensemble: of these tables
-  checkpoint=last      last, or the path of a checkpoint
+  checkpoint=auto      best where an epoch was chosen (trainer.monitor), else last; best, last, or a path
   subset=test          test, val or train
   calibrate=false      fit temperature and threshold on the run's validation images again, for sensitivity (0.95)
   gallery=8            pictures of each kind that Grad-CAM explains, 0 for none
@@ -323,7 +327,10 @@ def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None
     changes = composition.parse_overrides([argument for argument in given if not argument.startswith("resume=")])
     config = resuming.resumed_config(folder, changes)
     if resuming.is_finished(folder, config):
-        sys.stdout.write(f"{folder} is finished; its results are in {folder / 'test'}, its page is report.html\n")
+        epoch = resuming.stopped_early_after(folder)
+        stopped = "" if epoch is None else f" (it stopped after epoch {epoch}: trainer.patience)"
+        results = f"its results are in {folder / 'test'}, its page is report.html"
+        sys.stdout.write(f"{folder} is finished{stopped}; {results}\n")
         return
     _check_access(folder)
     unfinished.command = ["python", "train.py", *given]

@@ -72,6 +72,23 @@ def force_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def put_same(source: Path, path: Path) -> None:
+    """A file with the content of another, which must never be changed in place: they share it where they can.
+
+    Args:
+        source: The file to repeat.
+        path: The file to make or to replace.
+
+    Raises:
+        OSError: As `written_aside`.
+    """
+    with written_aside(path) as aside:
+        try:
+            aside.hardlink_to(source)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, aside)
+
+
 @contextmanager
 def folder_aside(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder`; whoever has filled it renames it, else it is deleted when the block ends.

@@ -74,12 +74,20 @@ def is_finished(folder: Path, config: TrainConfig) -> bool:
     """
     run = read_run(folder)
     own: TrainConfig = composition.restored("train", run["config"])
+    is_enough = own.trainer.max_epochs >= config.trainer.max_epochs or stopped_early_after(folder) is not None
     is_cut_before_its_page = not (folder / REPORT_PAGE).exists() and (folder / "checkpoints").exists()
-    return (
-        run.get("status") == "finished"
-        and own.trainer.max_epochs >= config.trainer.max_epochs
-        and not is_cut_before_its_page
-    )
+    return run.get("status") == "finished" and is_enough and not is_cut_before_its_page
+
+
+def stopped_early_after(folder: Path) -> int | None:
+    """Epoch after which patience ran out in a finished run; None where it did not.
+
+    Args:
+        folder: The run folder.
+    """
+    selection = read_run(folder).get("selection")
+    epoch = selection.get("stopped_after") if isinstance(selection, dict) else None
+    return epoch if isinstance(epoch, int) else None
 
 
 def check_same(folder: Path, config: TrainConfig) -> None:

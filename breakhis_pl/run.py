@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from breakhis_pl import composition
 from breakhis_pl.config import (
+    NAMED_CHECKPOINTS,
     BreakHisDataConfig,
     DataConfig,
     EvaluateConfig,
@@ -47,7 +48,15 @@ from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.run_json import RUN_JSON, read_run
 from breakhis_pl.training import distributed
 from breakhis_pl.training.background import BackgroundCheckpointIO
-from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, LastCheckpoint, load_checkpoint
+from breakhis_pl.training.checkpoints import (
+    LAST_CHECKPOINT,
+    LastCheckpoint,
+    best_content,
+    counting_checkpoint,
+    load_checkpoint,
+    mend_best,
+    named_checkpoint,
+)
 from breakhis_pl.training.device import device_name, resolve_device
 from breakhis_pl.training.finite import FiniteTraining
 from breakhis_pl.training.history import History, duration
@@ -55,6 +64,7 @@ from breakhis_pl.training.logger_choice import make_logger
 from breakhis_pl.training.loggers import RunLogger
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.provenance import RunRecord
+from breakhis_pl.training.selection import Selection
 from breakhis_pl.training.speed import Speed, has_fast_bf16
 from breakhis_pl.training.training_state import check_training_state
 
@@ -135,7 +145,7 @@ def _train(
             if ready.n_done == 0:
                 writers.add_text("train", "configuration", _code(OmegaConf.to_yaml(composition.plain(config))))
             _fit_or_take(config, folder, ready, history, callbacks)
-            result = _conclude(config, folder, ready, writers)
+            result = _conclude(config, folder, ready, writers, epoch=history.counted_epoch)
     except BaseException as error:
         was_stopped = isinstance(error, KeyboardInterrupt | Stopped)
         reason = "interrupted" if was_stopped else str(error) or type(error).__name__
@@ -146,7 +156,8 @@ def _train(
             writers.close()
         free_device(ready.data)
     seconds = time.perf_counter() - started
-    record.finish(seconds_total=seconds, seconds_training=history.train_seconds)
+    chosen = {} if history.selection is None else {"selection": history.selection.state_dict()}
+    record.finish(seconds_total=seconds, seconds_training=history.train_seconds, **chosen)
     last = ready.data.evaluated[-1]
     if last is Subset.TEST:
         log.info("page: %s", write_report(folder))
@@ -217,11 +228,11 @@ def _prepare(
 def _fit_or_take(
     config: TrainConfig, folder: Path, ready: _Ready, history: History, callbacks: Sequence[L.Callback]
 ) -> None:
-    """Trains; where all epochs are done, evaluates the last one."""
+    """Trains; where all epochs are done, or patience has run out, evaluates the epoch that counts."""
     writer = BackgroundCheckpointIO(share=config.trainer.checkpoint_share)
     bars = [RunProgressBar()] if config.trainer.progress_bar and distributed.is_first() else []
     steps = [*frozen_start(config), *graphs(config, ready.speed), FiniteTraining(), *averaged_weights(config)]
-    own = [*bars, *steps, history, LastCheckpoint(folder, writer)]
+    own = [*bars, *steps, history, LastCheckpoint(folder, writer, selection=history.selection)]
     trainer = make_trainer(
         config,
         accelerator=ready.accelerator,
@@ -229,34 +240,41 @@ def _fit_or_take(
         callbacks=[*callbacks, *own],
         plugins=[writer],
     )
-    if ready.checkpoint is not None:
-        state = read_tensor_file(ready.checkpoint)
-        check_training_state(
-            state, ready.checkpoint, trainer=trainer, classifier=ready.classifier, history=history.state_key
-        )
-        del state  # as large as all weights three times
     if ready.speed.compile:
         ready.classifier.network.compile()
-    if ready.checkpoint is None or ready.n_done < config.trainer.max_epochs:
+    selection = history.selection
+    content = None if ready.checkpoint is None else read_tensor_file(ready.checkpoint)
+    if content is not None and ready.checkpoint is not None:
+        check_training_state(
+            content, ready.checkpoint, trainer=trainer, classifier=ready.classifier, history=history.state_key
+        )
+        history.load_state_dict(content["callbacks"][history.state_key])
+        if selection is not None and distributed.is_first():
+            mend_best(folder, selection, last_epoch=ready.n_done)
+    has_stopped = selection is not None and selection.stopped_after is not None
+    if content is None or (ready.n_done < config.trainer.max_epochs and not has_stopped):
+        content = None  # as large as all weights three times
         fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
     else:
-        _take_last_epoch(ready.checkpoint, trainer, ready.classifier, ready.data, history)
+        history.write_table()
+    if selection is not None:
+        log.info("epoch %d of %d counts, the best by %s", history.counted_epoch, len(history.rows), selection.monitor)
+        content = best_content(folder, selection)
+    if content is not None:
+        ready.classifier.load_state_dict(content["state_dict"])
+        trainer.validate(ready.classifier, datamodule=ready.data, verbose=False)
 
 
 def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger | None = None) -> History:
     """The history of a run; without writers that of a process that writes nothing."""
-    return History(folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data))
-
-
-def _take_last_epoch(
-    checkpoint: Path, trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule, history: History
-) -> None:
-    """Evaluates a training that was cut after its last epoch."""
-    content = read_tensor_file(checkpoint)
-    classifier.load_state_dict(content["state_dict"])
-    history.load_state_dict(content["callbacks"][history.state_key])
-    history.write_table()
-    trainer.validate(classifier, datamodule=data, verbose=False)
+    monitor, patience = config.trainer.monitor, config.trainer.patience
+    return History(
+        folder,
+        writers,
+        title=run_title(config.model.backbone, config.data),
+        note=figure_note(ready.data),
+        selection=None if monitor is None else Selection(monitor, patience=patience),
+    )
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -287,7 +305,13 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
     if config.trainer.precision == "auto" and str(run.get("device")).startswith(accelerator):
         precision = run["precision"]
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
-    path = folder / LAST_CHECKPOINT if config.checkpoint == "last" else Path(config.checkpoint)
+    path = named_checkpoint(folder, config.checkpoint)
+    counts = config.checkpoint in NAMED_CHECKPOINTS and path == counting_checkpoint(folder)
+    if config.calibrate and not counts:
+        raise ConfigurationError(
+            f"calibrate=true checkpoint={config.checkpoint}: what is kept with {folder} is fitted for the checkpoint "
+            f"that counts, {counting_checkpoint(folder).name}; drop checkpoint"
+        )
     data = BreakHisDataModule(
         trained.data, trained.augmentation, seed=trained.seed, show_progress=distributed.is_first()
     )
@@ -316,7 +340,7 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
         return
     device = torch.device(accelerator)
     for each in subsets:
-        place = folder / "_".join(_parts_of_place(config, each, path))
+        place = folder / "_".join(_parts_of_place(config, each, None if counts else path))
         result = write_outcome(
             place,
             data,
@@ -328,19 +352,33 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
         )
         if each is Subset.VAL and config.calibrate:
             calibrate(folder, sensitivity=config.sensitivity or DEFAULT_SENSITIVITY)
-    if subset is Subset.TEST and config.checkpoint == "last" and config.tta == "none":
+    if subset is Subset.TEST and counts and config.tta == "none":
         log.info("page: %s", write_report(folder))
     _report(result, place, subset, time.perf_counter() - started)
 
 
-def _parts_of_place(config: EvaluateConfig, subset: Subset, checkpoint: Path) -> list[str]:
-    """Words of the name of the folder of an evaluation; results of another kind never take the place of the run's."""
-    words = [subset.value, "" if config.checkpoint == "last" else checkpoint.stem]
+def _parts_of_place(config: EvaluateConfig, subset: Subset, checkpoint: Path | None) -> list[str]:
+    """Words of the name of the folder of an evaluation; results of another kind never take the place of the run's.
+
+    Args:
+        config: The typed configuration.
+        subset: What is evaluated.
+        checkpoint: Another than the one that counts; None for that.
+    """
+    words = [subset.value, "" if checkpoint is None else checkpoint.stem]
     return [word for word in (*words, "" if config.tta == "none" else config.tta) if word]
 
 
-def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger) -> Result:
-    """Writes the results of every evaluated subset; gives those of the last one, test as a rule."""
+def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger, *, epoch: int) -> Result:
+    """Writes the results of every evaluated subset; gives those of the last one, test as a rule.
+
+    Args:
+        config: The typed configuration.
+        folder: The run folder.
+        ready: After the evaluation of the epoch that counts.
+        writers: Where curves are kept.
+        epoch: The epoch that counts.
+    """
     data, classifier = ready.data, ready.classifier
     results = {}
     for subset in data.evaluated:
@@ -354,9 +392,9 @@ def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogg
         )
         if subset is Subset.VAL:  # comes before test, whose metrics then use it
             calibrate(folder, sensitivity=DEFAULT_SENSITIVITY)
-        writers.add_image(subset, "confusion_matrix", results[subset].confusion_matrix, epoch=config.trainer.max_epochs)
+        writers.add_image(subset, "confusion_matrix", results[subset].confusion_matrix, epoch=epoch)
         writers.add_text(subset, "classification_report", _code(classification_report(results[subset].metrics)))
-        writers.add_results(subset, results[subset].metrics, epoch=config.trainer.max_epochs)
+        writers.add_results(subset, results[subset].metrics, epoch=epoch)
     return results[data.evaluated[-1]]
 
 
@@ -395,9 +433,7 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
             "pixels_checksum": data.store.checksum(),
             "mean": data.mean,
             "std": data.std,
-            **(
-                {} if data.stain is None else {"stain": data.stain.plain(), "n_stain_unchanged": data.n_stain_unchanged}
-            ),
+            **_stain_facts(data),
         },
         "model": {
             "backbone": config.model.backbone,
@@ -409,6 +445,11 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
         "speed": asdict(ready.speed),
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def _stain_facts(data: BreakHisDataModule) -> Mapping[str, Any]:
+    """What the stains of the images were brought to; nothing where they stay as they are."""
+    return {} if data.stain is None else {"stain": data.stain.plain(), "n_stain_unchanged": data.n_stain_unchanged}
 
 
 def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], folder: Path) -> None:

@@ -69,10 +69,10 @@ def figure_warning(runs: Sequence[RunSummary]) -> str | None:
 
 def _data_sentences(runs: Sequence[RunSummary]) -> list[str]:
     """What was trained and tested on, a sentence per kind of data."""
-    kinds: dict[tuple[bool | None, tuple[int, ...], str | None], list[RunSummary]] = defaultdict(list)
+    kinds: dict[tuple[object, ...], list[RunSummary]] = defaultdict(list)
     for run in runs:
         if run.split is not None or run.is_synthetic is not None:
-            kinds[run.is_synthetic, run.magnification, run.split].append(run)
+            kinds[run.is_synthetic, run.magnification, run.test_magnification, run.split, run.group].append(run)
     lines = [_data_sentence(group) for group in kinds.values()] or ["No run says what data it was given."]
     n_with_result = sum(bool(run.metrics) for run in runs)
     lines.append(f"{n_with_result} of {len(runs)} run{'' if len(runs) == 1 else 's'} with a result.")
@@ -98,6 +98,8 @@ def _data_sentence(runs: Sequence[RunSummary]) -> str:
     first = runs[0]
     source = {True: "Synthetic images", False: "BreakHis", None: "Images of unknown origin"}[first.is_synthetic]
     magnification = ", ".join(f"{m}X" for m in first.magnification) or "unknown magnification"
+    if first.test_magnification != first.magnification:
+        magnification += f", tested at {', '.join(f'{m}X' for m in first.test_magnification)}"
     folds = sorted({run.fold for run in runs if run.fold is not None})
     match first.split:
         case "official":
@@ -105,7 +107,7 @@ def _data_sentence(runs: Sequence[RunSummary]) -> str:
                 f"the authors' fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds)) or 'of unknown number'}"
             )
         case "ratio":
-            split = "a split by case"
+            split = f"a split by {first.group or 'case'}"
         case _:
             split = "an unknown split"
     n_train = _range(run.n_train_images for run in runs)

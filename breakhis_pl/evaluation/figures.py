@@ -84,6 +84,7 @@ def curves_figure(
     *,
     title: str,
     note: str | None = None,
+    counted: int | None = None,
 ) -> Figure:
     """Loss and accuracy over the epochs, side by side, a curve for train, val (where there is one) and test.
 
@@ -93,6 +94,7 @@ def curves_figure(
             finite leave a gap.
         title: Heading.
         note: Warning that must not be lost.
+        counted: Epoch that was chosen, which is marked; None marks none.
 
     Raises:
         ShapeError: If there is no epoch, no curve, or the columns differ in length.
@@ -113,6 +115,8 @@ def curves_figure(
     for axes, curves, form in ((loss_axes, losses, "{:.3f}"), (accuracy_axes, accuracies, "{:.1f}%")):
         _draw_curves(axes, epochs, curves)
         _label_last_values(axes, epochs, curves, form)
+        if counted is not None:
+            _mark_epoch(axes, counted)
     loss_axes.set_ylabel("Loss (cross-entropy, nats)")
     accuracy_axes.set_ylabel("Accuracy (% of images)")
     return figure
@@ -230,6 +234,22 @@ def _draw_curves(axes: Axes, epochs: FloatArray, curves: Mapping[str, FloatArray
     axes.set_xticks(_epoch_ticks(int(epochs[0]), int(epochs[-1])))
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _mark_epoch(axes: Axes, epoch: int) -> None:
+    """A line at the epoch that was chosen, named above the axes."""
+    axes.axvline(epoch, color="#666666", linewidth=1.0, linestyle=":", zorder=1)
+    axes.annotate(
+        f"epoch {epoch} counts",
+        xy=(epoch, 1.0),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        size=9,
+        color="#444444",
+        annotation_clip=False,
+    )
 
 
 def _epoch_ticks(first: int, last: int) -> list[int]:

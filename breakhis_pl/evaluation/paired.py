@@ -182,7 +182,12 @@ def published_values(result: ReportResult) -> dict[str, float]:
 
 def is_on_the_reports_split(run: RunSummary) -> bool:
     """Whether a run has real images of the report's magnification in the report's split, complete or not."""
-    return (run.split, run.fold, run.magnification) == _REPORT_SPLIT and run.is_synthetic is False
+    is_at_its_magnification = run.magnification == run.test_magnification
+    return (
+        (run.split, run.fold, run.magnification) == _REPORT_SPLIT
+        and is_at_its_magnification
+        and run.is_synthetic is False
+    )
 
 
 def has_the_reports_images(run: RunSummary) -> bool:

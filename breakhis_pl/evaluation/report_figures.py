@@ -74,8 +74,14 @@ def eight_types_picture(files: RunFiles, frame: Frame) -> Picture | None:
     return picture_of(figure, alt=f"Confusion matrix of the tumor types; right are {', '.join(parts)}.")
 
 
-def history_picture(history: Sequence[HistoryRow], frame: Frame) -> Picture | None:
-    """Loss and accuracy over the epochs; None where nothing was recorded."""
+def history_picture(history: Sequence[HistoryRow], frame: Frame, *, counted: int | None = None) -> Picture | None:
+    """Loss and accuracy over the epochs; None where nothing was recorded.
+
+    Args:
+        history: Rows of history.csv.
+        frame: Heading and warning.
+        counted: Epoch that was chosen; None where none was.
+    """
     if not any(f"{subset}_loss" in row for row in history for subset in SUBSET_STYLES):
         return None
     first, last = history[0], history[-1]
@@ -86,8 +92,9 @@ def history_picture(history: Sequence[HistoryRow], frame: Frame) -> Picture | No
         if f"{subset}_loss" in first
     ]
     n_epochs = f"{len(history)} epoch{'' if len(history) == 1 else 's'}"
-    figure = curves_figure(history, title=frame.of("Loss and accuracy"), note=frame.note)
-    return picture_of(figure, alt=f"Loss and accuracy over {n_epochs}; {'; '.join(parts)}.")
+    figure = curves_figure(history, title=frame.of("Loss and accuracy"), note=frame.note, counted=counted)
+    chosen = "" if counted is None else f" Epoch {counted} counts."
+    return picture_of(figure, alt=f"Loss and accuracy over {n_epochs}; {'; '.join(parts)}.{chosen}")
 
 
 def roc_picture(files: RunFiles, frame: Frame) -> Picture | None:

@@ -25,11 +25,26 @@ def data_sentence(files: RunFiles) -> str:
     """What the network was trained and tested on."""
     parts = [
         f"{verb} {_subset_phrase(files, subset)}"
-        for subset, verb in (("train", "trained on"), ("val", "calibrated on"), ("test", "tested on"))
+        for subset, verb in (("train", "trained on"), ("val", _use_of_validation(files)), ("test", "tested on"))
         if subset == "test" or subset in files.sizes or value_at(files.record, "data", "n_images", subset)
     ]
     text = joined(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _use_of_validation(files: RunFiles) -> str:
+    return "calibrated on" if files.summary.best_epoch is None else "chosen and calibrated on"
+
+
+def history_sentence(files: RunFiles) -> str:
+    """What the curves were used for, and which epoch counts."""
+    n_epochs, best = len(files.history), files.summary.best_epoch
+    if best is None:
+        return f"The test curve was used for nothing: the last of {n_epochs} epochs counts, whichever was best."
+    return (
+        f"Epoch {best} of {n_epochs} counts, the best by {files.summary.monitor or 'a value of validation images'}. "
+        "The test curve was used for nothing."
+    )
 
 
 def result_sentence(files: RunFiles) -> str:
@@ -154,13 +169,14 @@ def _completeness_warning(files: RunFiles) -> tuple[str, str] | None:
     summary = files.summary
     if summary.is_complete is not False or summary.is_synthetic:
         return None
-    n_published = sum(n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in summary.magnification)
+    needed = {*summary.magnification, *summary.test_magnification}
+    n_published = sum(n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in needed)
     sentence = f"{files.fact('data', 'description') or f'Not all of {n_published:,} published images'}."
     if summary.split == "official":
         n_test = sum(
             patient.n_images.get(magnification, 0)
             for patient in official_patients().values()
-            for magnification in summary.magnification
+            for magnification in summary.test_magnification
             if patient.subsets.get(summary.fold or 0) == Subset.TEST
         )
         sentence += f" Tested on {len(files.predictions):,} of {n_test:,} published test images."

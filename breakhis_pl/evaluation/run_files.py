@@ -79,9 +79,14 @@ class RunFiles:
 
     @property
     def magnifications(self) -> str:
-        """What was trained on, "200X" or "40X and 100X"."""
-        names = [f"{magnification}X" for magnification in self.summary.magnification]
-        return joined(names) if names else "unknown magnification"
+        """What was trained and tested on, "200X" or "40X and 100X, tested at 200X"."""
+        trained, tested = (
+            joined([f"{magnification}X" for magnification in of])
+            for of in (self.summary.magnification, self.summary.test_magnification)
+        )
+        if not trained:
+            return "unknown magnification"
+        return trained if tested == trained else f"{trained}, tested at {tested}"
 
     @property
     def split(self) -> str:
@@ -90,7 +95,7 @@ class RunFiles:
             case "official":
                 return f"the authors' fold {self.summary.fold}"
             case "ratio":
-                return f"a split by case (seed {self.summary.seed})"
+                return f"a split by {self.summary.group or 'case'} (seed {self.summary.seed})"
             case other:
                 return f"a split named {other}" if other else "an unknown split"
 

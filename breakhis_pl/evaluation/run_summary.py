@@ -79,6 +79,10 @@ class RunSummary:
         split: "official" or "ratio".
         fold: The authors' fold; None where the split is another one.
         magnification: Magnifications trained on.
+        test_magnification: Those tested on; as trained on, unless the run says otherwise.
+        group: What a ratio split keeps together: "case" or "patient".
+        best_epoch: The epoch that a validation value chose; None where the last one counts.
+        monitor: That value, such as "val_loss".
         is_synthetic: Whether the images are drawn.
         is_complete: Whether the images are exactly the published ones.
         split_checksum: Runs of equal checksum have equal subsets.
@@ -88,8 +92,8 @@ class RunSummary:
         predictions: Of the test images, one row per image; None without a usable test/predictions.csv.
         confusion_matrix: Of the test images; rows are the truth.
         n_parameters: Number of parameters of the network.
-        train_accuracy: Of the last epoch, in [0, 1].
-        test_accuracy: Of the last epoch, in [0, 1].
+        train_accuracy: Of the epoch that counts, in [0, 1].
+        test_accuracy: Of the epoch that counts, in [0, 1].
         images_per_second: Train images over train time, over all epochs.
         seconds: Time of the training.
         seconds_total: Time of the whole run.
@@ -105,6 +109,10 @@ class RunSummary:
     split: str | None = None
     fold: int | None = None
     magnification: tuple[int, ...] = ()
+    test_magnification: tuple[int, ...] = ()
+    group: str | None = None
+    best_epoch: int | None = None
+    monitor: str | None = None
     is_synthetic: bool | None = None
     is_complete: bool | None = None
     split_checksum: str | None = None
@@ -122,7 +130,7 @@ class RunSummary:
 
     @property
     def train_minus_test_accuracy(self) -> float | None:
-        """How much better train is than test in the last epoch; None where one of them is missing."""
+        """How much better train is than test in the epoch that counts; None where one of them is missing."""
         if self.train_accuracy is None or self.test_accuracy is None:
             return None
         return self.train_accuracy - self.test_accuracy
@@ -157,7 +165,8 @@ def summarize_run(folder: Path, *, name: str | None = None, place: str = "test")
         return RunSummary(name=name, status="unreadable", error=f"run.json is damaged: {damage}")
     found, damages = _result_facts(folder / place, prefix=f"{place}/")
     try:
-        found |= _history_facts(folder / HISTORY_CSV) if (folder / HISTORY_CSV).is_file() else {}
+        if (folder / HISTORY_CSV).is_file():
+            found |= _history_facts(folder / HISTORY_CSV, counted=facts["best_epoch"])
     except DamagedFileError as damage:
         damages.append(f"{HISTORY_CSV} is damaged: {damage}")
     return RunSummary(name=name, **{**facts, **found, "damage": tuple(damages)})
@@ -221,6 +230,8 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     if status not in STATUSES:
         raise DamagedFileError(f"status is {quoted(status)}; expected one of {listed(STATUSES)}")
     split = text_at(run, "config", "data", "split")
+    magnification = _magnification(value_at(run, "config", "data", "magnification"), "magnification")
+    tested = _magnification(value_at(run, "config", "data", "test_magnification"), "test_magnification")
     return {
         "status": status,
         "error": text_at(run, "error"),
@@ -229,7 +240,11 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
         "seed": count_at(run, "config", "seed"),
         "split": split,
         "fold": count_at(run, "config", "data", "fold") if split == "official" else None,
-        "magnification": _magnification(value_at(run, "config", "data", "magnification")),
+        "magnification": magnification,
+        "test_magnification": tested or magnification,
+        "group": text_at(run, "config", "data", "group"),
+        "best_epoch": count_at(run, "selection", "best_epoch"),
+        "monitor": text_at(run, "selection", "monitor"),
         "is_synthetic": flag_at(run, "data", "synthetic"),
         "is_complete": flag_at(run, "data", "complete"),
         "split_checksum": text_at(run, "data", "split_checksum"),
@@ -252,23 +267,24 @@ def _metric_facts(document: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _history_facts(path: Path) -> dict[str, Any]:
+def _history_facts(path: Path, *, counted: int | None) -> dict[str, Any]:
     rows = read_history(path)
     if not rows:
         return {}
+    row = rows[-1] if counted is None or not 0 < counted <= len(rows) else rows[counted - 1]
     speeds = [speed for row in rows if (speed := row.get("images_per_second")) is not None and speed > 0]
     return {
-        "train_accuracy": rows[-1]["train_accuracy"],
-        "test_accuracy": rows[-1].get("test_accuracy"),
+        "train_accuracy": row["train_accuracy"],
+        "test_accuracy": row.get("test_accuracy"),
         # every epoch has the same images, so all images over all time is the harmonic mean
         "images_per_second": statistics.harmonic_mean(speeds) if speeds else None,
     }
 
 
-def _magnification(value: object) -> tuple[int, ...]:
+def _magnification(value: object, key: str) -> tuple[int, ...]:
     found = tuple(value) if isinstance(value, list) else () if value is None else (value,)
     if not all(isinstance(part, int) and not isinstance(part, bool) and 0 < part < 10_000 for part in found):
-        raise DamagedFileError(f"config.data.magnification is {quoted(value)}; expected numbers")
+        raise DamagedFileError(f"config.data.{key} is {quoted(value)}; expected numbers")
     return found
 
 

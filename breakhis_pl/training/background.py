@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from breakhis_pl.errors import StorageError
-from breakhis_pl.files import written_aside
+from breakhis_pl.files import put_same, written_aside
 from breakhis_pl.models.tensor_files import read_tensor_file
 
 _Copies: TypeAlias = dict[str, Tensor]
@@ -28,7 +28,11 @@ class BackgroundCheckpointIO(CheckpointIO):
     """Copies the state aside and lets a thread write it; the file is always whole.
 
     A state that comes while a file is written, or so soon after one that writing would take more than its share of the
-    time, waits in memory; a newer one takes its place. `flush` writes what waits.
+    time, waits in memory; a newer one takes its place if it goes into all files that the waiting one goes into. `flush`
+    writes what waits, the oldest first.
+
+    A state may go into two files (`storage_options`: a path), the second with the first. A killed process leaves the
+    second file as it was before or as the first one is, so whoever knows that the first should be in both can mend it.
 
     Args:
         share: Of the time that writing may take, in (0, 1]; 1 writes whenever no file is being written.
@@ -40,9 +44,8 @@ class BackgroundCheckpointIO(CheckpointIO):
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
-        self._waiting: _State | None = None
-        self._copies: tuple[_Copies, _Copies] = ({}, {})  # of the state that is written, and of the one that waits
-        self._in_use = 0
+        self._waiting: list[_State] = []  # two at most: one for two files, and a newer one for the first of them
+        self._spare: list[_Copies] = []  # memory of states that are written or were replaced
         self._is_writing = False
 
     @property
@@ -56,7 +59,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         Args:
             checkpoint: Plain containers and tensors.
             path: The file to make or to replace; its folder must exist.
-            storage_options: Not used.
+            storage_options: Path of a second file that is to hold the same; None for none.
 
         Raises:
             StorageError: If the checkpoint before this one could not be written.
@@ -64,10 +67,14 @@ class BackgroundCheckpointIO(CheckpointIO):
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             writing.result()
+        paths = (Path(path), *([] if storage_options is None else [Path(storage_options)]))
         with self._lock:
-            copied = _copied(checkpoint, self._copies[1 - self._in_use], "")
+            self._spare += [state.copies for state in self._waiting if set(state.paths) <= set(paths)]
+            self._waiting = [state for state in self._waiting if not set(state.paths) <= set(paths)]
+            copies = self._spare.pop() if self._spare else {}
+            copied = _copied(checkpoint, copies, "")
             copies_done = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
-            self._waiting = _State(copied, Path(path), copies_done)
+            self._waiting.append(_State(copied, paths, copies_done, copies))
             if time.monotonic() >= self._not_before:
                 self._start_writing()
 
@@ -88,7 +95,7 @@ class BackgroundCheckpointIO(CheckpointIO):
             StorageError: If it could not be written.
         """
         with self._lock:
-            if self._waiting is not None:
+            if self._waiting:
                 self._start_writing()
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -99,7 +106,7 @@ class BackgroundCheckpointIO(CheckpointIO):
         try:
             self.flush()
         finally:
-            self._copies = ({}, {})
+            self._waiting, self._spare = [], []
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
@@ -120,6 +127,8 @@ class BackgroundCheckpointIO(CheckpointIO):
                 state.write()
                 ended = time.monotonic()
                 self._not_before = ended + (ended - started) * (1 / self.share - 1)
+                with self._lock:
+                    self._spare.append(state.copies)
         except BaseException:
             self._is_writing = False
             raise
@@ -127,31 +136,33 @@ class BackgroundCheckpointIO(CheckpointIO):
     def _taken(self) -> "_State | None":
         """The state that waits; None ends the writing."""
         with self._lock:
-            state, self._waiting = self._waiting, None
-            if state is None:
-                self._is_writing = False
-            else:
-                self._in_use = 1 - self._in_use
-            return state
+            if self._waiting:
+                return self._waiting.pop(0)
+            self._is_writing = False
+            return None
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """A copied checkpoint, where it goes, and when the copies are there."""
+    """A copied checkpoint, where it goes, when the copies are there, and their memory."""
 
     content: Any
-    path: Path
+    paths: tuple[Path, ...]
     copies_done: torch.cuda.Event | None
+    copies: _Copies
 
     def write(self) -> None:
         if self.copies_done is not None:
             self.copies_done.synchronize()
+        first, *others = self.paths
         try:
-            with written_aside(self.path, lasting=True) as aside:
+            with written_aside(first, lasting=True) as aside:
                 torch.save(self.content, aside)
+            for other in others:
+                put_same(first, other)
         except (OSError, RuntimeError) as error:  # torch's writer says nothing of a full disk but that it failed
             raise StorageError(
-                f"{self.path} cannot be written ({error}); the checkpoint before it is kept: "
+                f"{first} cannot be written ({error}); the checkpoint before it is kept: "
                 "make room on the disk, or bring its folder back"
             ) from error
 

@@ -1,4 +1,9 @@
-"""The checkpoint of the last finished epoch, and what is read from one."""
+"""The checkpoints of the last finished epoch and of the best one, and what is read from one.
+
+Where a validation value chooses the epoch, each checkpoint says which one it is (`training.selection`), and the state
+of a best epoch goes into last.ckpt first and into best.ckpt then, before any later one goes anywhere. So at any moment
+best.ckpt is of the epoch that last.ckpt names, or last.ckpt is itself of that epoch, and `mend_best` repeats it.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,14 +20,18 @@ from breakhis_pl.data.domain import Domain, restored_domain
 from breakhis_pl.data.stain import StainTarget, restored_target
 from breakhis_pl.errors import CheckpointError, StorageError, listed
 from breakhis_pl.evaluation.texts import quoted
-from breakhis_pl.files import force_to_disk
+from breakhis_pl.files import force_to_disk, put_same
 from breakhis_pl.models.backbones import state_faults
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tensor_files import TensorFileError, plain_dict, read_tensor_file
 from breakhis_pl.training.background import BackgroundCheckpointIO
+from breakhis_pl.training.selection import Selection
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 """Inside the run folder."""
+
+BEST_CHECKPOINT = Path("checkpoints") / "best.ckpt"
+"""Likewise, where a validation value chooses the epoch."""
 
 _LARGEST_SIDE = 4096
 _MOST_EPOCHS = 1_000_000
@@ -34,18 +43,22 @@ class LastCheckpoint(Callback):
     Args:
         folder: The run folder.
         writer: The trainer's plugin that writes checkpoints.
+        selection: What chooses the epoch; its best one is kept in best.ckpt. None keeps no other than the last.
     """
 
-    def __init__(self, folder: Path, writer: BackgroundCheckpointIO) -> None:
+    def __init__(self, folder: Path, writer: BackgroundCheckpointIO, *, selection: Selection | None = None) -> None:
         self.path = folder / LAST_CHECKPOINT
+        self.best = folder / BEST_CHECKPOINT
         self.writer = writer
+        self.selection = selection
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Has the checkpoint written."""
         if trainer.is_global_zero and not self.path.parent.exists():
             self.path.parent.mkdir()  # not the run folder: one that has vanished does not come back half
             force_to_disk(self.path.parent.parent)
-        trainer.save_checkpoint(self.path)
+        is_best = self.selection is not None and self.selection.best_epoch == trainer.current_epoch + 1
+        trainer.save_checkpoint(self.path, storage_options=self.best if is_best else None)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Waits for the last file."""
@@ -55,6 +68,79 @@ class LastCheckpoint(Callback):
         """Waits for the last file; that it failed is said only where nothing else is."""
         if not isinstance(exception, StorageError):
             self.writer.flush()
+
+
+def counting_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a run's results are of: that of its best epoch where one was chosen, else of its last.
+
+    Args:
+        folder: The run folder.
+    """
+    best = folder / BEST_CHECKPOINT
+    return best if best.exists() else folder / LAST_CHECKPOINT
+
+
+def named_checkpoint(folder: Path, name: str) -> Path:
+    """The checkpoint that evaluate.py was asked for.
+
+    Args:
+        folder: The run folder.
+        name: "auto", "best", "last", or a path.
+
+    Raises:
+        CheckpointError: If the run has no best epoch.
+    """
+    match name:
+        case "auto":
+            return counting_checkpoint(folder)
+        case "last":
+            return folder / LAST_CHECKPOINT
+        case "best":
+            if not (folder / BEST_CHECKPOINT).exists():
+                raise CheckpointError(
+                    f"checkpoint=best: {folder} has no {BEST_CHECKPOINT}, for nothing was chosen in that run; take "
+                    "checkpoint=last, or train with trainer.monitor and data.val_fraction"
+                )
+            return folder / BEST_CHECKPOINT
+        case path:
+            return Path(path)
+
+
+def mend_best(folder: Path, selection: Selection, *, last_epoch: int) -> None:
+    """Makes best.ckpt that of the best epoch, if the process was killed between the two files.
+
+    Args:
+        folder: The run folder.
+        selection: As the last checkpoint holds it.
+        last_epoch: Of the last checkpoint, from 1.
+
+    Raises:
+        CheckpointError: If best.ckpt is of another epoch, or missing, and cannot be mended.
+    """
+    if selection.best_epoch == last_epoch:
+        put_same(folder / LAST_CHECKPOINT, folder / BEST_CHECKPOINT)
+    best_content(folder, selection)
+
+
+def best_content(folder: Path, selection: Selection) -> Mapping[str, Any]:
+    """What best.ckpt holds.
+
+    Args:
+        folder: The run folder.
+        selection: What chose its epoch.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or of another epoch.
+    """
+    path = folder / BEST_CHECKPOINT
+    wanted = f"epoch {selection.best_epoch}, the best of this run by {selection.monitor}"
+    try:
+        content = read_tensor_file(path)
+    except (OSError, TensorFileError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); expected {wanted}; train anew") from error
+    if content.get("epoch") != (selection.best_epoch or 0) - 1:
+        raise CheckpointError(f"{path} is of another epoch; expected {wanted}; put it back, or train anew")
+    return content
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import lightning.pytorch as L
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 
+from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.errors import TrainingError
 from breakhis_pl.evaluation.figures import curves_figure, save_figure
 from breakhis_pl.files import write_text
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.training.distributed import gathered
 from breakhis_pl.training.loggers import RunLogger
+from breakhis_pl.training.selection import Selection, monitored_value
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +39,29 @@ class History(Callback):
         writers: Where curves are kept beside history.csv; None in a process that writes nothing.
         title: Of the figure.
         note: Put on the figure, as for synthetic images.
+        selection: What chooses the epoch that counts, and may end the training; None where the last one counts.
 
     Attributes:
         rows: One mapping per finished epoch: epoch (from 1), train_loss, train_accuracy, the same of every evaluated
-            subset, learning_rate (during the epoch), images_per_second (train images over train time).
+            subset, learning_rate (during the epoch), images_per_second (train images over train time), and the value
+            that chooses the epoch where it is another one.
         train_seconds: Time spent in train batches so far.
     """
 
-    def __init__(self, folder: Path, writers: RunLogger | None, *, title: str, note: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        writers: RunLogger | None,
+        *,
+        title: str,
+        note: str | None = None,
+        selection: Selection | None = None,
+    ) -> None:
         self.folder = folder
         self.writers = writers
         self.title = title
         self.note = note
+        self.selection = selection
         self.rows: list[HistoryRow] = []
         self.train_seconds = 0.0
         self._n_images = 0
@@ -59,12 +73,15 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint: a run that goes on keeps its history."""
-        return {"rows": [dict(row) for row in self.rows], "train_seconds": self.train_seconds}
+        chosen = {} if self.selection is None else {"selection": self.selection.state_dict()}
+        return {"rows": [dict(row) for row in self.rows], "train_seconds": self.train_seconds, **chosen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the history of the epochs before."""
         self.rows = list(state_dict["rows"])
         self.train_seconds = state_dict["train_seconds"]
+        if self.selection is not None:
+            self.selection.load_state_dict(state_dict["selection"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes rows out of the table that the checkpoint does not have yet."""
@@ -105,9 +122,40 @@ class History(Callback):
                 f"at learning rate {self._learning_rate:g}; "
                 "the checkpoint of the epoch before is kept; lower optimizer.lr"
             )
+        if self.selection is not None:
+            self._choose(row, trainer, pl_module, self.selection)
         self.rows.append(row)
         self._write(row, ("train", *pl_module.evaluated))
-        log.info("%s", epoch_line(row, max_epochs=trainer.max_epochs or 0, seconds_per_epoch=self._seconds_per_epoch()))
+        line = epoch_line(row, max_epochs=trainer.max_epochs or 0, seconds_per_epoch=self._seconds_per_epoch())
+        log.info("%s%s", line, self._mark(int(row["epoch"])))
+
+    def _choose(
+        self, row: dict[str, float | int], trainer: L.Trainer, classifier: Classifier, selection: Selection
+    ) -> None:
+        """Lets the value of this epoch decide, which is added to the row if it is not there."""
+        if selection.monitor not in row:
+            rows, logits = classifier.evaluated_logits(Subset.VAL)
+            records = trainer.datamodule.records  # type: ignore[attr-defined]  # of BreakHisDataModule
+            targets = np.array([records[place].name.target for place in rows.tolist()], dtype=np.int64)
+            row[selection.monitor] = monitored_value(selection.monitor, targets, logits)
+        selection.take(int(row["epoch"]), row[selection.monitor])
+        trainer.should_stop = trainer.should_stop or selection.stopped_after is not None
+
+    def _mark(self, epoch: int) -> str:
+        """What is said behind an epoch's line about the choice."""
+        if self.selection is None:
+            return ""
+        if self.selection.best_epoch == epoch:
+            return f"  best {self.selection.monitor} so far"
+        if self.selection.stopped_after == epoch:
+            return f"  no better {self.selection.monitor} for {self.selection.patience} epochs: stops here"
+        return ""
+
+    @property
+    def counted_epoch(self) -> int:
+        """The epoch whose network is evaluated in the end, from 1; the last where nothing chooses."""
+        chosen = None if self.selection is None else self.selection.best_epoch
+        return len(self.rows) if chosen is None else chosen
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draws the curves of the whole run."""
@@ -120,7 +168,9 @@ class History(Callback):
 
     def _draw(self) -> None:
         if self.writers is not None and self._n_drawn < len(self.rows):
-            save_figure(curves_figure(self.rows, title=self.title, note=self.note), self.folder / "curves.png")
+            counted = None if self.selection is None else self.counted_epoch
+            figure = curves_figure(self.rows, title=self.title, note=self.note, counted=counted)
+            save_figure(figure, self.folder / "curves.png")
             self._drawn, self._n_drawn = time.perf_counter(), len(self.rows)
 
     def write_table(self) -> None:
@@ -142,6 +192,9 @@ class History(Callback):
         for subset in subsets:
             for quantity in ("loss", "accuracy"):
                 self.writers.add_scalar(subset, quantity, row[f"{subset}_{quantity}"], epoch=int(row["epoch"]))
+        if self.selection is not None and self.selection.monitor in ("val_balanced_accuracy", "val_auroc"):
+            quantity = self.selection.monitor.removeprefix("val_")
+            self.writers.add_scalar("val", quantity, row[self.selection.monitor], epoch=int(row["epoch"]))
         self.writers.add_scalar("train", "learning_rate", row["learning_rate"], epoch=int(row["epoch"]))
         self.writers.add_scalar("train", "images_per_second", row["images_per_second"], epoch=int(row["epoch"]))
         self.writers.flush()  # what a checkpoint holds, the curves hold, whenever the process is killed

@@ -49,7 +49,7 @@ def test_while_a_file_is_written_the_newest_state_waits(
     for _ in range(5):
         epoch += 1
         writer.save_checkpoint({"epoch": epoch}, tmp_path / "a.ckpt")
-        while writer._waiting is not None and not written and epoch[0] == 1:
+        while writer._waiting and not written and epoch[0] == 1:
             pass  # until the thread has taken the first
     gate.set()
     writer.flush()
