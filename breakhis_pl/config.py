@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from breakhis_pl.data.breakhis import FOLDS, MAGNIFICATIONS
 from breakhis_pl.errors import listed
+from breakhis_pl.network_names import HEADS, LIBRARIES, image_size_fault, network_faults
 
-BACKBONES = ("resnet18", "wide_resnet50", "resnext50")
 SPLITS = ("official", "ratio")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 PIXELS = ("auto", "device", "host")
@@ -113,10 +113,15 @@ class AugmentationConfig:
 class ModelConfig:
     """Keys of `model`."""
 
-    backbone: str = key("???", "name of the network", choices=BACKBONES)
-    weights: str = key("imagenet", "imagenet, none, or the path of a torchvision state dict")
-    dropout: float = key(0.4, "probability of dropout in the head", at_least=0, below=1)
-    epochs: int = key("???", "epochs the report trained this network for", at_least=1)
+    library: str = key("report", "where the network comes from; report: the three of the report", choices=LIBRARIES)
+    backbone: str = key("???", "name of the network in its library")
+    arguments: Any = key(None, "what timm's network is built with, as in {init_values: 1e-5}")
+    weights: str = key("imagenet", "imagenet (those its library has for the name), none, or the path of a state dict")
+    head: str = key("report", "report: 256-100-2; linear: one layer; svm: one layer and hinge loss", choices=HEADS)
+    freeze: bool = key(False, "train the head alone, on what the pretrained network below it gives")
+    l2: float = key(0.01, "penalty on the weights of a head that is solved for at once", above=0)
+    dropout: float = key(0.4, "probability of dropout in the report's head", at_least=0, below=1)
+    epochs: int = key("???", "epochs that this network is trained for; of the report's three as there", at_least=1)
 
 
 @dataclass
@@ -276,6 +281,10 @@ def faults(config: object, prefix: str = "") -> Iterator[str]:
 def _faults_across(config: object, prefix: str) -> Iterator[str]:
     """Faults that only several keys together show."""
     match config:
+        case ModelConfig(library=library, backbone=backbone, arguments=arguments) if library in LIBRARIES:
+            yield from network_faults(library, backbone, {} if arguments is None else arguments)
+        case TrainConfig(model=ModelConfig(), data=DataConfig()):
+            yield from _faults_of_training(config)
         case DataConfig(magnification=()):
             yield f"{prefix}magnification=[] is not possible; expected at least one of {listed(MAGNIFICATIONS)}"
         case DataConfig(magnification=tuple() as asked) if len(set(asked)) < len(asked):
@@ -294,6 +303,39 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
         case _:
             pass
+
+
+def _faults_of_training(config: TrainConfig) -> Iterator[str]:
+    """Faults of a network with the images and the training it is to have."""
+    model = config.model
+    fault = image_size_fault(model.library, model.backbone, config.data.image_size)
+    if fault is not None:
+        yield fault
+    if model.freeze and model.weights == "none":
+        yield "model.freeze=true keeps the network as it is, and model.weights=none is random numbers; set a file"
+    if model.freeze and config.trainer.cuda_graphs:
+        yield "trainer.cuda_graphs=true is for networks that are trained, model.freeze=true trains the head alone"
+    if not is_solved(config):
+        return
+    once = f"model.freeze=true model.head={model.head} without augmentation solves for the head at once"
+    if config.trainer.max_epochs != 1:
+        yield (
+            f"trainer.max_epochs={config.trainer.max_epochs}: {once}, in one pass over the images; "
+            "add trainer.max_epochs=1, or use experiment=frozen"
+        )
+    if config.trainer.limit_train_batches is not None:
+        yield f"trainer.limit_train_batches={config.trainer.limit_train_batches}: {once}, from all train images"
+
+
+def has_fixed_features(config: TrainConfig) -> bool:
+    """Whether what the head is given for an image is the same in every epoch: nothing below it learns or is drawn."""
+    drawn = (config.augmentation.horizontal_flip, config.augmentation.vertical_flip, config.augmentation.rotation)
+    return config.model.freeze and not any(drawn)
+
+
+def is_solved(config: TrainConfig) -> bool:
+    """Whether the head is solved for instead of trained by steps: a convex problem on fixed features."""
+    return has_fixed_features(config) and config.model.head != "report"
 
 
 def _is_text_or_texts(value: object) -> bool:
