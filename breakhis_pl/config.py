@@ -313,8 +313,9 @@ def _faults_of_training(config: TrainConfig) -> Iterator[str]:
         yield fault
     if model.freeze and model.weights == "none":
         yield "model.freeze=true keeps the network as it is, and model.weights=none is random numbers; set a file"
-    if model.freeze and config.trainer.cuda_graphs:
-        yield "trainer.cuda_graphs=true is for networks that are trained, model.freeze=true trains the head alone"
+    for name in ("cuda_graphs", "compile"):
+        if model.freeze and getattr(config.trainer, name):
+            yield f"trainer.{name}=true is for networks that are trained; model.freeze=true trains the head alone"
     if not is_solved(config):
         return
     once = f"model.freeze=true model.head={model.head} without augmentation solves for the head at once"

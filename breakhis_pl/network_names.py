@@ -135,9 +135,10 @@ def argument_faults(arguments: Mapping[str, object]) -> Iterator[str]:
     """A sentence for each argument of a timm network that is not on the list, or whose value is not possible."""
     for key, value in arguments.items():
         if not isinstance(key, str) or key not in ARGUMENTS:
-            near = difflib.get_close_matches(str(key)[:60], ARGUMENTS, n=1)
+            text = key[:60] if isinstance(key, str) else f"a {type(key).__name__}"
+            near = difflib.get_close_matches(text, ARGUMENTS, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            yield f"model.arguments has {str(key)[:60]!r}{hint}; possible are: {', '.join(ARGUMENTS)}"
+            yield f"model.arguments has {text!r}{hint}; possible are: {', '.join(ARGUMENTS)}"
             continue
         wanted = _wanted(key, value)
         if wanted is not None:

@@ -16,7 +16,6 @@ from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
-from breakhis_pl.models.backbones import BACKBONES
 from breakhis_pl.models.classifier import Classifier
 
 
@@ -42,7 +41,7 @@ def write_outcome(
     rows, logits = classifier.evaluated_logits(subset)
     predictions = to_predictions(data, rows, logits)
     result = write_results(
-        folder, predictions, subset=subset, title=run_title(classifier.backbone, data.data), note=figure_note(data)
+        folder, predictions, subset=subset, title=run_title(classifier.spec.title, data.data), note=figure_note(data)
     )
     if n_explained > 0:
 
@@ -100,11 +99,11 @@ def to_predictions(data: BreakHisDataModule, rows: Tensor, logits: Tensor) -> Pr
     )
 
 
-def run_title(backbone: str, data: DataConfig) -> str:
-    """What a run is, for figures: network, magnification, split."""
+def run_title(network: str, data: DataConfig) -> str:
+    """What a run is, for figures: network (the title of its `NetworkSpec`), magnification, split."""
     where = "+".join(f"{magnification}X" for magnification in data.magnification)
     split = f"fold {data.fold}" if data.split == "official" else f"ratio split, {data.test_fraction:g} test"
-    return f"{BACKBONES[backbone].title}, {where}, {split}"
+    return f"{network}, {where}, {split}"
 
 
 def figure_note(data: BreakHisDataModule) -> str | None:

@@ -20,6 +20,8 @@ from breakhis_pl.config import (
     EvaluateDataConfig,
     SyntheticDataConfig,
     TrainConfig,
+    has_fixed_features,
+    is_solved,
 )
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
@@ -29,9 +31,18 @@ from breakhis_pl.errors import ConfigurationError, RunFolderError, Stopped
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.evaluation.results import Result
-from breakhis_pl.guards import check_fits, check_same_pixels, check_same_split, errors_explained, only_writer
-from breakhis_pl.models.backbones import load_pretrained
+from breakhis_pl.frozen import know_features, solve
+from breakhis_pl.guards import (
+    check_fits,
+    check_same_pixels,
+    check_same_split,
+    check_single_images,
+    errors_explained,
+    only_writer,
+)
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.networks import spec_of
+from breakhis_pl.models.pretrained import load_weights
 from breakhis_pl.models.tensor_files import read_tensor_file
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
 from breakhis_pl.run_json import RUN_JSON, read_run
@@ -95,7 +106,7 @@ def _train(
     record = RunRecord(folder, _facts(config, ready), before=before)
     writers = SubsetWriters(folder / "tensorboard", first_epoch=ready.n_done + 1)
     history = History(
-        folder, writers, title=run_title(config.model.backbone, config.data), note=figure_note(ready.data)
+        folder, writers, title=run_title(ready.classifier.spec.title, config.data), note=figure_note(ready.data)
     )
     try:
         with errors_explained(config, folder):
@@ -153,16 +164,17 @@ def _prepare(config: TrainConfig, folder: Path, before: Mapping[str, Any] | None
     last = folder / LAST_CHECKPOINT
     checkpoint = last if before is not None and last.exists() else None
     speed = make_fast(config, data, accelerator)
+    spec = spec_of(config.model, image_size=config.data.image_size)
+    check_single_images(data, spec, limit=config.trainer.limit_train_batches)
     classifier = Classifier(
-        config.model.backbone,
-        dropout=config.model.dropout,
+        **asdict(spec),
         seed=config.seed,
         memory_format=speed.torch_memory_format,
         evaluated=data.evaluated,
         make_optimizers=lambda parameters: make_optimizers(config, parameters),
     )
     if checkpoint is None:
-        load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
+        load_weights(classifier.network, spec, config.model.weights)
     n_done = 0 if checkpoint is None else load_checkpoint(checkpoint).epoch
     data.setup()
     if before is not None:
@@ -186,10 +198,18 @@ def _fit_or_take(
     )
     if ready.speed.compile:
         ready.classifier.network.compile()
-    if ready.checkpoint is None or ready.n_done < config.trainer.max_epochs:
-        fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
-    else:
+    is_done = ready.checkpoint is not None and ready.n_done >= config.trainer.max_epochs
+    seconds = 0.0
+    if has_fixed_features(config) and not is_done:
+        seconds = know_features(
+            config, ready.classifier, ready.data, accelerator=ready.accelerator, precision=ready.precision
+        )
+    if ready.checkpoint is not None and is_done:
         _take_last_epoch(ready.checkpoint, trainer, ready.classifier, ready.data, history)
+    elif is_solved(config):
+        solve(config, folder, ready.classifier, ready.data, history, trainer, writer, seconds=seconds)
+    else:
+        fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
 
 
 def _take_last_epoch(
@@ -318,6 +338,7 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
         "model": {
             "backbone": config.model.backbone,
             "n_parameters": sum(parameter.numel() for parameter in ready.classifier.parameters()),
+            "n_trained": sum(each.numel() for each in ready.classifier.parameters() if each.requires_grad),
         },
         "device": device_name(ready.accelerator),
         "precision": ready.precision,
@@ -336,7 +357,7 @@ def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], fold
         f"{subset} {sum(by_class.values()):,} ({by_class['benign']:,} benign, {by_class['malignant']:,} malignant)"
         for subset, by_class in data.split.counts().items()
     )
-    log.info("%s: %s", run_title(config.model.backbone, config.data), counts)
+    log.info("%s: %s", run_title(ready.classifier.spec.title, config.data), counts)
     log.info(
         "%.1f million parameters, weights %s; %s in %s on %s",
         facts["model"]["n_parameters"] / 1e6,

@@ -48,18 +48,18 @@ def check_pictures(n: int, pixels: UInt8Array, heat: npt.NDArray[np.float32]) ->
         raise ShapeError(f"heat lies in {lowest:g} to {highest:g}; expected 0 to 1")
 
 
-def save_picture(path: Path, image: UInt8Array, heat: npt.NDArray[np.float32]) -> None:
+def save_picture(path: Path, image: UInt8Array, heat: npt.NDArray[np.float32] | None) -> None:
     """Writes the picture of an image and its heat as JPEG.
 
     Args:
         path: The file; its folder exists.
         image: uint8, (size, size, 3), RGB.
-        heat: float, (size, size), in [0, 1].
+        heat: float, (size, size), in [0, 1]; None saves the image alone.
     """
     _picture(image, heat).save(path, format="JPEG", quality=JPEG_QUALITY)
 
 
-def _picture(image: UInt8Array, heat: npt.NDArray[np.float32]) -> Image.Image:
+def _picture(image: UInt8Array, heat: npt.NDArray[np.float32] | None) -> Image.Image:
     """The image and the tinted image side by side.
 
     Args:
@@ -67,8 +67,9 @@ def _picture(image: UInt8Array, heat: npt.NDArray[np.float32]) -> Image.Image:
         heat: float, (size, size), in [0, 1].
     """
     size = min(image.shape[0], LARGEST_SIDE)
-    picture = Image.new("RGB", (2 * size + GAP, size), "white")
-    for left, half in ((0, image), (size + GAP, _tinted(image, heat))):
+    halves = [(0, image)] if heat is None else [(0, image), (size + GAP, _tinted(image, heat))]
+    picture = Image.new("RGB", (halves[-1][0] + size, size), "white")
+    for left, half in halves:
         picture.paste(Image.fromarray(half).resize((size, size), Image.Resampling.LANCZOS), (left, 0))
     return picture
 

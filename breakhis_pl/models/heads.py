@@ -52,4 +52,4 @@ def loss_of(head: str) -> Loss:
 
 
 def _squared_hinge(logits: Tensor, targets: Tensor) -> Tensor:
-    return functional.multi_margin_loss(logits.float(), targets, p=2)
+    return functional.multi_margin_loss(logits, targets, p=2)

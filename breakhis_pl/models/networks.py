@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from breakhis_pl.config import ModelConfig
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.models import timm_networks, torchvision_networks
 from breakhis_pl.models.backbones import BACKBONES, build_network
@@ -43,6 +44,24 @@ class NetworkSpec:
         name = BACKBONES[self.backbone].title if self.library == "report" else self.backbone
         frozen = ", frozen" if self.is_frozen else ""
         return f"{name}{frozen}" + ("" if self.head == "report" else f", {self.head} head")
+
+
+def spec_of(model: ModelConfig, *, image_size: int) -> NetworkSpec:
+    """The network that a configuration asks for.
+
+    Args:
+        model: The keys of `model`.
+        image_size: Side in pixels of the images.
+    """
+    return NetworkSpec(
+        backbone=model.backbone,
+        library=model.library,
+        arguments=dict(model.arguments or {}),
+        head=model.head,
+        dropout=model.dropout,
+        image_size=image_size,
+        is_frozen=model.freeze,
+    )
 
 
 class Network(nn.Module):
@@ -151,17 +170,23 @@ def _without_numbers() -> Iterator[None]:
         yield
 
 
+def takes_single_images(spec: NetworkSpec) -> bool:
+    """Whether the network can be trained on a batch of one image; batch norm needs more than one value per channel."""
+    if spec.is_frozen:
+        return True
+    paper = build_on_paper(spec).train()
+    try:
+        with torch.no_grad():
+            paper(torch.empty((1, 3, spec.image_size, spec.image_size), device="meta"))
+    except ValueError:
+        return False
+    return True
+
+
 def head_of(network: nn.Module) -> nn.Module:
     """The head of a network from `build`."""
     head: nn.Module = network.head if isinstance(network, Network) else network.get_submodule("fc")
     return head
-
-
-def below_the_head(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a network below its head by name, in the order they were defined: from stem to last block."""
-    parts = network.backbone if isinstance(network, Network) else network
-    head = head_of(network)
-    yield from ((name, part) for name, part in parts.named_children() if part is not head)
 
 
 def stages(network: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
