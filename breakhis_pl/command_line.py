@@ -38,6 +38,8 @@ Examples
   python train.py experiment=demo                    a minute on drawn images, no download
   python train.py model=resnet18 data.root=data      the report's ResNet-18 on the real images
   python train.py -m model=resnet18,wide_resnet50,resnext50        the report's three networks, compared
+  python train.py experiment=frozen                  frozen features, linear head: the baseline to beat, in minutes
+  python train.py model=torchvision model.backbone=convnext_tiny         any network of torchvision or timm
   python train.py model=resnet18 optimizer=sgd optimizer.lr=0.01 trainer.max_epochs=30
   python train.py -m data.split=ratio data.test_fraction=0.2 seed=0,1,2        80/20, three splits
 
@@ -53,7 +55,11 @@ Keys used most
   data.image_size=224         side in pixels;  data.batch_size=32
   data.require_complete=false use an incomplete folder of images
   data.val_fraction=0.2       take whole cases out of train for validation: calibration, threshold
-  model.weights=imagenet      none, or a file with a torchvision state dict
+  model.weights=imagenet      none, or a file with a state dict (.pth, for model=timm also .safetensors)
+  model.backbone=resnet50     any name of torchvision (model=torchvision) or timm (model=timm)
+  model.arguments='{{…}}'       how timm builds it: 'model.arguments={{init_values: 1e-5, dynamic_img_size: true}}'
+  model.head=report           linear, or svm: one layer, with hinge loss;  model.dropout=0.4 (report)
+  model.freeze=true           train the head alone; with augmentation=none and one layer it is solved for (model.l2)
   trainer.max_epochs=15       seed=0
   hydra.run.dir=<folder>      where the run goes; else outputs/<date>/<time>_<model>/
   resume=<run folder>         go on with a run that was cut; a sweep: its command with hydra.sweep.dir=<folder>

@@ -119,7 +119,7 @@ class ModelConfig:
     weights: str = key("imagenet", "imagenet (those its library has for the name), none, or the path of a state dict")
     head: str = key("report", "report: 256-100-2; linear: one layer; svm: one layer and hinge loss", choices=HEADS)
     freeze: bool = key(False, "train the head alone, on what the pretrained network below it gives")
-    l2: float = key(0.01, "penalty on the weights of a head that is solved for at once", above=0)
+    l2: float = key(0.03, "penalty on the weights of a head that is solved for at once", above=0)
     dropout: float = key(0.4, "probability of dropout in the report's head", at_least=0, below=1)
     epochs: int = key("???", "epochs that this network is trained for; of the report's three as there", at_least=1)
 

@@ -11,7 +11,7 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
-    ("errors", "files", "locks", "randomness", "data.breakhis"),
+    ("errors", "files", "locks", "randomness", "data.breakhis", "network_names"),
     ("config", "run_json"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
@@ -24,16 +24,17 @@ LAYERS = (
     ("training.*",),
     ("composition",),
     ("resuming",),
-    ("outcome", "engine", "guards", "run"),
+    ("outcome", "engine", "guards", "frozen", "run"),
     ("command_line",),
 )
-WITH_TORCH = ("evaluation.gradcam",)
+WITH_TORCH = ("evaluation.gradcam", "evaluation.feature_maps")
 WITHOUT_TORCH = (
     "errors",
     "files",
     "locks",
     "randomness",
     "config",
+    "network_names",
     "run_json",
     "composition",
     "resuming",

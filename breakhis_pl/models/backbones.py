@@ -152,9 +152,7 @@ def existing_file(path: Path) -> None:
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(
-            f"model.weights={path} {what}; expected imagenet, none or the path of a state dict"
-        )
+        raise WeightsError(f"model.weights={path} {what}; expected imagenet, none or the path of a state dict")
 
 
 def state_faults(given: Mapping[str, Any], wanted: Mapping[str, Tensor], *, optional: str = "") -> list[str]:

@@ -46,8 +46,9 @@ def load_weights(network: nn.Module, spec: NetworkSpec, weights: str) -> None:
             own = torchvision_networks.imagenet_weights(spec.backbone)
             where, state = f"torchvision's weights for {spec.backbone}", imagenet_state(own, spec.backbone)
         case "imagenet", _:
-            where, state = f"timm's weights for {spec.backbone}", timm_networks.own_weights(
-                spec.backbone, spec.arguments
+            where, state = (
+                f"timm's weights for {spec.backbone}",
+                timm_networks.own_weights(spec.backbone, spec.arguments),
             )
         case _:
             where, state = weights, read_state(Path(weights))

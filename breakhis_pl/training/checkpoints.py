@@ -16,8 +16,8 @@ from breakhis_pl.evaluation.texts import quoted
 from breakhis_pl.models.backbones import state_faults
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.networks import NetworkSpec, build_on_paper
-from breakhis_pl.network_names import ARGUMENTS, HEADS, LIBRARIES, REPORT_NETWORKS, network_faults
 from breakhis_pl.models.tensor_files import TensorFileError, plain_dict, read_tensor_file
+from breakhis_pl.network_names import ARGUMENTS, HEADS, LIBRARIES, REPORT_NETWORKS, network_faults
 from breakhis_pl.training.background import BackgroundCheckpointIO
 
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -177,9 +177,7 @@ def _check_weights(spec: NetworkSpec, state: Mapping[str, Any], *, n_bytes: int)
         raise ValueError(f"{spec.backbone} has more weights than the file has bytes")
     start = "network."
     given = {
-        key.removeprefix(start): value
-        for key, value in state.items()
-        if isinstance(key, str) and key.startswith(start)
+        key.removeprefix(start): value for key, value in state.items() if isinstance(key, str) and key.startswith(start)
     }
     shapes = [fault for fault in state_faults(given, wanted) if not fault.startswith("not finite")]
     if shapes:
