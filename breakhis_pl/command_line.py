@@ -50,6 +50,8 @@ Examples
   python train.py experiment=demo                    a minute on drawn images, no download
   python train.py model=resnet18 data.root=data      the report's ResNet-18 on the real images
   python train.py -m model=resnet18,wide_resnet50,resnext50        the report's three networks, compared
+  python train.py experiment=frozen                  frozen features, linear head: the baseline to beat, in minutes
+  python train.py model=torchvision model.backbone=convnext_tiny         any network of torchvision or timm
   python train.py model=resnet18 optimizer=sgd optimizer.lr=0.01 trainer.max_epochs=30
   python train.py -m data.split=ratio data.test_fraction=0.2 seed=0,1,2        80/20, three splits
   python train.py 'data.magnification=[40,100,200,400]' data.test_magnification=200
@@ -69,7 +71,11 @@ Keys used most
   data.val_fraction=0.2       take whole cases out of train for validation: calibration, threshold
   data.balance=sampler        or downsample, loss: train images of unequal classes;  data.stain=macenko, reinhard
   trainer.monitor=val_loss    the best epoch on validation images counts; trainer.patience=5 stops early
-  model.weights=imagenet      none, or a file with a torchvision state dict
+  model.weights=imagenet      none, or a file with a state dict (.pth, for model=timm also .safetensors)
+  model.backbone=resnet50     any name of torchvision (model=torchvision) or timm (model=timm)
+  model.arguments='{{…}}'       how timm builds it: 'model.arguments={{init_values: 1e-5, dynamic_img_size: true}}'
+  model.head=report           linear, or svm: one layer, with hinge loss;  model.dropout=0.4 (report)
+  model.freeze=true           train the head alone; with augmentation=none and one layer it is solved for (model.l2)
   trainer.max_epochs=15       seed=0
   augmentation.stain=0.2      one transform alone: zoom, shift, stain, hue, blur, …; augmentation=strong has them all
   training.label_smoothing=0  training.mixup=0  training.ema_decay=null (0.999)  scheduler=warmup_cosine

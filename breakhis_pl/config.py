@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeAlias
 
 from breakhis_pl.data.breakhis import FOLDS, MAGNIFICATIONS
 from breakhis_pl.errors import listed
+from breakhis_pl.network_names import HEADS, LIBRARIES, image_size_fault, network_faults
 
-BACKBONES = ("resnet18", "wide_resnet50", "resnext50")
 SPLITS = ("official", "ratio")
 GROUPS = ("case", "patient")
 BALANCES = ("none", "downsample", "sampler", "loss")
@@ -140,10 +140,15 @@ class AugmentationConfig:
 class ModelConfig:
     """Keys of `model`."""
 
-    backbone: str = key("???", "name of the network", choices=BACKBONES)
-    weights: str = key("imagenet", "imagenet, none, or the path of a torchvision state dict")
-    dropout: float = key(0.4, "probability of dropout in the head", at_least=0, below=1)
-    epochs: int = key("???", "epochs the report trained this network for", at_least=1)
+    library: str = key("report", "where the network comes from; report: the three of the report", choices=LIBRARIES)
+    backbone: str = key("???", "name of the network in its library")
+    arguments: Any = key(None, "what timm's network is built with, as in {init_values: 1e-5}")
+    weights: str = key("imagenet", "imagenet (those its library has for the name), none, or the path of a state dict")
+    head: str = key("report", "report: 256-100-2; linear: one layer; svm: one layer and hinge loss", choices=HEADS)
+    freeze: bool = key(False, "train the head alone, on what the pretrained network below it gives")
+    l2: float = key(0.03, "penalty on the weights of a head that is solved for at once", above=0)
+    dropout: float = key(0.4, "probability of dropout in the report's head", at_least=0, below=1)
+    epochs: int = key("???", "epochs that this network is trained for; of the report's three as there", at_least=1)
 
 
 @dataclass
@@ -479,9 +484,13 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
     match config:
         case DataConfig():
             yield from _faults_of_data(config, prefix)
+        case ModelConfig(library=library, backbone=backbone, arguments=arguments) if library in LIBRARIES:
+            yield from network_faults(library, backbone, {} if arguments is None else arguments)
         case TrainConfig():
             yield from _faults_of_selection(config)
             yield from _faults_of_training(config)
+            if isinstance(config.model, ModelConfig) and isinstance(config.data, DataConfig):
+                yield from _faults_of_network(config)
         case EvaluateConfig(calibrate=True, checkpoint=checkpoint) if checkpoint not in NAMED_CHECKPOINTS:
             yield (
                 f"calibrate=true checkpoint={checkpoint}: what is kept with a run is fitted for the checkpoint that "
@@ -603,6 +612,68 @@ def _faults_of_training(config: TrainConfig) -> Iterator[str]:
         yield f"training.frozen_epochs={n_frozen} is not possible; expected fewer than trainer.max_epochs={n_epochs}"
     if config.training.mixup > 0 and getattr(config.data, "batch_size", None) == 1:
         yield f"training.mixup={config.training.mixup:g} mixes the images of a batch; expected data.batch_size above 1"
+
+
+def _faults_of_network(config: TrainConfig) -> Iterator[str]:
+    """Faults of a network with the images and the training it is to have."""
+    model = config.model
+    fault = image_size_fault(model.library, model.backbone, config.data.image_size)
+    if fault is not None:
+        yield fault
+    if model.freeze and model.weights == "none":
+        yield "model.freeze=true keeps the network as it is, and model.weights=none is random numbers; set a file"
+    yield from _faults_of_frozen(config)
+    for name in ("cuda_graphs", "compile"):
+        if model.freeze and getattr(config.trainer, name):
+            yield f"trainer.{name}=true is for networks that are trained; model.freeze=true trains the head alone"
+    if not is_solved(config):
+        return
+    once = f"model.freeze=true model.head={model.head} without augmentation solves for the head at once"
+    if config.trainer.max_epochs != 1:
+        yield (
+            f"trainer.max_epochs={config.trainer.max_epochs}: {once}, in one pass over the images; "
+            "add trainer.max_epochs=1, or use experiment=frozen"
+        )
+    if config.trainer.limit_train_batches is not None:
+        yield f"trainer.limit_train_batches={config.trainer.limit_train_batches}: {once}, from all train images"
+
+
+def _faults_of_frozen(config: TrainConfig) -> Iterator[str]:
+    """Options of training that a frozen network, or a head of one layer, leaves nothing to do for."""
+    model, training = config.model, config.training
+    asked = {
+        "training.mixup": (training.mixup, 0, model.freeze, "mixes images, whose features are not those of a mixture"),
+        "training.frozen_epochs": (training.frozen_epochs, 0, model.freeze, "is for networks that are trained later"),
+        "training.layer_decay": (training.layer_decay, 1, model.freeze, "is for networks whose layers are trained"),
+        "training.label_smoothing": (training.label_smoothing, 0, model.head == "svm", "is for cross-entropy"),
+        "data.balance": (config.data.balance, "none", is_solved(config), "is for heads that are trained by steps"),
+        "training.ema_decay": (training.ema_decay, None, is_solved(config), "is for heads that are trained by steps"),
+        "trainer.monitor": (config.trainer.monitor, None, is_solved(config), "chooses an epoch; here is but one"),
+        "trainer.devices": (config.trainer.devices, 1, is_solved(config), "shares steps; here are none"),
+    }
+    if model.head == "svm" and config.data.balance == "loss":
+        yield "data.balance=loss weighs cross-entropy; model.head=svm has another loss: take balance=sampler"
+    for name, (value, usual, matters, why) in asked.items():
+        if matters and value != usual:
+            yield f"{name}={value} {why}; drop it, or model.freeze, or take another model.head"
+    if is_solved(config) and training.label_smoothing > 0:
+        yield f"training.label_smoothing={training.label_smoothing:g} is for heads that are trained by steps; drop it"
+
+
+def has_fixed_features(config: TrainConfig) -> bool:
+    """Whether what the head is given for an image is the same in every epoch: nothing below it learns or is drawn."""
+    return config.model.freeze and not draws_anything(config.augmentation)
+
+
+def draws_anything(augmentation: AugmentationConfig) -> bool:
+    """Whether any transform of train images has a probability or a strength above 0."""
+    values = (getattr(augmentation, entry.name) for entry in fields(augmentation))
+    return any(isinstance(value, int | float) and value > 0 for value in values)
+
+
+def is_solved(config: TrainConfig) -> bool:
+    """Whether the head is solved for instead of trained by steps: a convex problem on fixed features."""
+    return has_fixed_features(config) and config.model.head != "report"
 
 
 def _is_text_or_texts(value: object) -> bool:

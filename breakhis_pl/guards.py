@@ -8,10 +8,12 @@ from traceback import clear_frames
 from typing import Any
 
 from breakhis_pl.config import EvaluateConfig, TrainConfig
+from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
-from breakhis_pl.errors import BreakHisError, CheckpointError, RunFolderError, StorageError
+from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, RunFolderError, StorageError
 from breakhis_pl.files import clear_leftovers
 from breakhis_pl.locks import locked
+from breakhis_pl.models.networks import NetworkSpec, takes_single_images
 from breakhis_pl.training.checkpoints import TrainedNetwork
 from breakhis_pl.training.distributed import is_first
 from breakhis_pl.training.finite import explained
@@ -77,6 +79,28 @@ def errors_explained(config: TrainConfig | EvaluateConfig, folder: Path) -> Iter
         ) from error
 
 
+def check_single_images(data: BreakHisDataModule, spec: NetworkSpec, *, limit: int | None) -> None:
+    """Makes sure that no train batch is a single image, where the network cannot be trained on one.
+
+    Args:
+        data: After `index`.
+        spec: The network.
+        limit: Train batches per epoch; None takes all.
+
+    Raises:
+        ConfigurationError: If one is.
+    """
+    n_train, size = len(data.split.indices(Subset.TRAIN)), data.data.batch_size
+    n_full, rest = divmod(n_train, size)
+    is_single = size == 1 or (rest == 1 and (limit is None or limit > n_full))
+    if spec.library == "report" or not is_single or takes_single_images(spec):
+        return
+    raise ConfigurationError(
+        f"data.batch_size={size} leaves a batch of a single image ({n_train} train images), which batch norm in "
+        f"{spec.backbone} cannot take at data.image_size={spec.image_size}; change one of them"
+    )
+
+
 def check_same_split(data: BreakHisDataModule, run: Mapping[str, Any], folder: Path) -> None:
     """Makes sure that images and subsets are those of a run.
 
@@ -114,11 +138,16 @@ def check_fits(network: TrainedNetwork, path: Path, run: Mapping[str, Any], trai
             f"{path} was trained on images of {network.image_size} pixels, "
             f"the run {folder} on {trained.data.image_size}"
         )
-    if network.classifier.backbone != trained.model.backbone:
-        raise CheckpointError(f"{path} holds {network.classifier.backbone}, the run {folder} {trained.model.backbone}")
-    there = "none" if network.stain is None else network.stain.method
-    if there != trained.data.stain:
-        raise CheckpointError(f"{path} needs data.stain={there}, the run {folder} has data.stain={trained.data.stain}")
+    spec, model = network.classifier.spec, trained.model
+    there = (spec.library, spec.backbone, dict(spec.arguments), spec.head)
+    here = (model.library, model.backbone, model.arguments or {}, model.head)
+    if there != here:
+        differing = [pair for pair in zip(there, here, strict=True) if pair[0] != pair[1]]
+        texts = [", ".join(str(pair[side]) for pair in differing) for side in (0, 1)]
+        raise CheckpointError(f"{path} holds {texts[0]}, the run {folder} {texts[1]}")
+    stain = "none" if network.stain is None else network.stain.method
+    if stain != trained.data.stain:
+        raise CheckpointError(f"{path} needs data.stain={stain}, the run {folder} has data.stain={trained.data.stain}")
     if network.split_checksum not in (None, run["data"]["split_checksum"]):
         raise CheckpointError(
             f"{path} was trained on another split than the run {folder}: it may have seen these test images"

@@ -16,7 +16,6 @@ from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
-from breakhis_pl.models.backbones import BACKBONES
 from breakhis_pl.models.classifier import Classifier
 
 
@@ -43,7 +42,7 @@ def write_outcome(
     """
     rows, logits = classifier.evaluated_logits(subset)
     predictions = to_predictions(data, rows, logits)
-    title = ", ".join(filter(None, (run_title(classifier.backbone, data.data), views)))
+    title = ", ".join(filter(None, (run_title(classifier.spec.title, data.data), views)))
     result = write_results(folder, predictions, subset=subset, title=title, note=figure_note(data))
     if n_explained > 0:
 
@@ -101,15 +100,15 @@ def to_predictions(data: BreakHisDataModule, rows: Tensor, logits: Tensor) -> Pr
     )
 
 
-def run_title(backbone: str, data: DataConfig) -> str:
-    """What a run is, for figures: network, magnification, split."""
+def run_title(network: str, data: DataConfig) -> str:
+    """What a run is, for figures: network (the title of its `NetworkSpec`), magnification, split."""
     where = "+".join(f"{magnification}X" for magnification in data.magnification)
     if data.test_magnification is not None:
         where += f", tested at {'+'.join(f'{magnification}X' for magnification in data.test_magnification)}"
     by = "" if data.group == "case" else f" by {data.group}"
     split = f"fold {data.fold}" if data.split == "official" else f"ratio split{by}, {data.test_fraction:g} test"
     stain = "" if data.stain == "none" else f", {data.stain.capitalize()} stains"
-    return f"{BACKBONES[backbone].title}, {where}, {split}{stain}"
+    return f"{network}, {where}, {split}{stain}"
 
 
 def figure_note(data: BreakHisDataModule) -> str | None:

@@ -21,6 +21,8 @@ from breakhis_pl.config import (
     EvaluateDataConfig,
     SyntheticDataConfig,
     TrainConfig,
+    has_fixed_features,
+    is_solved,
 )
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
@@ -39,9 +41,18 @@ from breakhis_pl.errors import ConfigurationError, Pruned, RunFolderError, Stopp
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.evaluation.results import Result
-from breakhis_pl.guards import check_fits, check_same_pixels, check_same_split, errors_explained, only_writer
-from breakhis_pl.models.backbones import load_pretrained
+from breakhis_pl.frozen import know_features, solve
+from breakhis_pl.guards import (
+    check_fits,
+    check_same_pixels,
+    check_same_split,
+    check_single_images,
+    errors_explained,
+    only_writer,
+)
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.networks import spec_of
+from breakhis_pl.models.pretrained import load_weights
 from breakhis_pl.models.tensor_files import read_tensor_file
 from breakhis_pl.models.views import N_VIEWS, ViewAverage
 from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
@@ -204,9 +215,10 @@ def _prepare(
     last = folder / LAST_CHECKPOINT
     checkpoint = last if before is not None and last.exists() else None
     speed = make_fast(config, data, accelerator)
+    spec = spec_of(config.model, image_size=config.data.image_size)
+    check_single_images(data, spec, limit=config.trainer.limit_train_batches)
     classifier = Classifier(
-        config.model.backbone,
-        dropout=config.model.dropout,
+        **asdict(spec),
         seed=config.seed,
         memory_format=speed.torch_memory_format,
         evaluated=data.evaluated,
@@ -217,7 +229,7 @@ def _prepare(
         layer_decay=config.training.layer_decay,
     )
     if checkpoint is None:
-        load_pretrained(classifier.network, name=config.model.backbone, weights=config.model.weights)
+        load_weights(classifier.network, spec, config.model.weights)
     n_done = 0 if checkpoint is None else load_checkpoint(checkpoint).epoch
     data.setup()
     if before is not None:
@@ -245,18 +257,19 @@ def _fit_or_take(
     selection = history.selection
     content = None if ready.checkpoint is None else read_tensor_file(ready.checkpoint)
     if content is not None and ready.checkpoint is not None:
-        check_training_state(
-            content, ready.checkpoint, trainer=trainer, classifier=ready.classifier, history=history.state_key
-        )
+        if not is_solved(config):  # which has no steps to go on with
+            check_training_state(
+                content, ready.checkpoint, trainer=trainer, classifier=ready.classifier, history=history.state_key
+            )
         history.load_state_dict(content["callbacks"][history.state_key])
         if selection is not None and distributed.is_first():
             mend_best(folder, selection, last_epoch=ready.n_done)
     has_stopped = selection is not None and selection.stopped_after is not None
-    if content is None or (ready.n_done < config.trainer.max_epochs and not has_stopped):
-        content = None  # as large as all weights three times
-        fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
-    else:
+    if content is not None and (ready.n_done >= config.trainer.max_epochs or has_stopped):
         history.write_table()
+    else:
+        content = None  # as large as all weights three times
+        _fit_or_solve(config, folder, ready, history, trainer, writer)
     if selection is not None:
         log.info("epoch %d of %d counts, the best by %s", history.counted_epoch, len(history.rows), selection.monitor)
         content = best_content(folder, selection)
@@ -265,13 +278,33 @@ def _fit_or_take(
         trainer.validate(ready.classifier, datamodule=ready.data, verbose=False)
 
 
+def _fit_or_solve(
+    config: TrainConfig,
+    folder: Path,
+    ready: _Ready,
+    history: History,
+    trainer: L.Trainer,
+    writer: BackgroundCheckpointIO,
+) -> None:
+    """Trains by steps, or solves for a head on features that never change."""
+    seconds = 0.0
+    if has_fixed_features(config):
+        seconds = know_features(
+            config, ready.classifier, ready.data, accelerator=ready.accelerator, precision=ready.precision
+        )
+    if is_solved(config):
+        solve(config, folder, ready.classifier, ready.data, history, trainer, writer, seconds=seconds)
+    else:
+        fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
+
+
 def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger | None = None) -> History:
     """The history of a run; without writers that of a process that writes nothing."""
     monitor, patience = config.trainer.monitor, config.trainer.patience
     return History(
         folder,
         writers,
-        title=run_title(config.model.backbone, config.data),
+        title=run_title(ready.classifier.spec.title, config.data),
         note=figure_note(ready.data),
         selection=None if monitor is None else Selection(monitor, patience=patience),
     )
@@ -438,6 +471,7 @@ def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
         "model": {
             "backbone": config.model.backbone,
             "n_parameters": sum(parameter.numel() for parameter in ready.classifier.parameters()),
+            "n_trained": sum(each.numel() for each in ready.classifier.parameters() if each.requires_grad),
         },
         "device": device_name(ready.accelerator),
         "precision": ready.precision,
@@ -462,7 +496,7 @@ def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], fold
         f"{subset} {sum(by_class.values()):,} ({by_class['benign']:,} benign, {by_class['malignant']:,} malignant)"
         for subset, by_class in data.split.counts().items()
     )
-    log.info("%s: %s", run_title(config.model.backbone, config.data), counts)
+    log.info("%s: %s", run_title(ready.classifier.spec.title, config.data), counts)
     log.info(
         "%.1f million parameters, weights %s; %s in %s on %s",
         facts["model"]["n_parameters"] / 1e6,

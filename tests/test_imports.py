@@ -11,7 +11,7 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
-    ("errors", "files", "locks", "randomness", "cores", "data.breakhis"),
+    ("errors", "files", "locks", "randomness", "cores", "data.breakhis", "network_names"),
     ("config", "run_json", "processes"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
@@ -28,12 +28,12 @@ LAYERS = (
     ("resuming", "repeating"),
     ("tuning.plan", "tuning.best", "tuning.study"),
     ("prediction.*",),
-    ("outcome", "engine", "guards", "run", "export_onnx"),
+    ("outcome", "engine", "guards", "frozen", "run", "export_onnx"),
     ("tuning.reporting", "tuning.worker"),
     ("launchers", "jobs"),
     ("command_line",),
 )
-WITH_TORCH = ("evaluation.gradcam", "prediction.run_network")
+WITH_TORCH = ("evaluation.gradcam", "evaluation.feature_maps", "prediction.run_network")
 WITHOUT_TORCH = (
     "errors",
     "files",
@@ -41,6 +41,7 @@ WITHOUT_TORCH = (
     "randomness",
     "cores",
     "config",
+    "network_names",
     "run_json",
     "processes",
     "composition",

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeAlias
@@ -65,6 +65,8 @@ class GalleryEntry:
         predicted: Name of the predicted class.
         prob_malignant: Predicted probability of the malignant class, 0..1.
         caption: What it is and what became of it, in words; plain text.
+        has_heat: Whether the picture shows what speaks for the predicted class; not so of networks that Grad-CAM
+            cannot explain.
     """
 
     file: str
@@ -75,6 +77,7 @@ class GalleryEntry:
     predicted: str
     prob_malignant: float
     caption: str
+    has_heat: bool = True
 
 
 def choose_gallery(predictions: Predictions, *, n_per_kind: int = 8) -> list[GalleryEntry]:
@@ -114,28 +117,34 @@ def choose_gallery(predictions: Predictions, *, n_per_kind: int = 8) -> list[Gal
 
 
 def write_gallery(
-    folder: Path, chosen: Sequence[GalleryEntry], pixels: UInt8Array, heat: npt.NDArray[np.float32]
-) -> None:
+    folder: Path, chosen: Sequence[GalleryEntry], pixels: UInt8Array, heat: npt.NDArray[np.float32] | None
+) -> list[GalleryEntry]:
     """Writes the pictures of a gallery and gallery.json; they take the place of an older gallery all at once.
 
     Args:
         folder: The folder of the predictions; made if need be.
         chosen: From `choose_gallery`.
         pixels: The images as they are, in the order of `chosen`; uint8, (n, size, size, 3), RGB.
-        heat: What speaks for the predicted class; float, (n, size, size), in [0, 1].
+        heat: What speaks for the predicted class; float, (n, size, size), in [0, 1]. None shows the images alone.
+
+    Returns:
+        What was written, as `read_gallery` reads it.
 
     Raises:
         ShapeError: If there is not one image and one map of its size for each entry, or a value is out of range.
         OSError: If the files cannot be written; an older gallery is then untouched.
     """
-    check_pictures(len(chosen), pixels, heat)
+    shown = np.zeros(pixels.shape[:3], dtype=np.float32) if heat is None else heat
+    check_pictures(len(chosen), pixels, shown)
+    entries = [replace(entry, has_heat=heat is not None) for entry in chosen]
     gallery = folder / GALLERY
     with folder_aside(gallery) as aside:
-        for entry, image, map_ in zip(chosen, pixels, heat, strict=True):
-            save_picture(aside / Path(entry.file).name, image, map_)
-        content = json.dumps([asdict(entry) for entry in chosen], indent=2, allow_nan=False)
+        for entry, image, map_ in zip(entries, pixels, shown, strict=True):
+            save_picture(aside / Path(entry.file).name, image, map_ if entry.has_heat else None)
+        content = json.dumps([asdict(entry) for entry in entries], indent=2, allow_nan=False)
         (aside / "gallery.json").write_text(content + "\n", encoding="utf-8")
         _put_in_place(aside, gallery)
+    return entries
 
 
 def read_gallery(folder: Path) -> list[GalleryEntry]:
@@ -300,9 +309,14 @@ def _read_entry(folder: Path, facts: object) -> GalleryEntry:
     Raises:
         DamagedFileError: If it is no entry, a value is not possible, or its picture is not in the gallery.
     """
-    if not isinstance(facts, dict) or facts.keys() != {field.name for field in fields(GalleryEntry)}:
+    names = {field.name for field in fields(GalleryEntry)}
+    # galleries of before there were networks without a heat map do not say whether there is one
+    if not isinstance(facts, dict) or facts.keys() | {"has_heat"} != names:
         raise DamagedFileError(f"{quoted(facts, longest=200)} is no entry")
-    wrong = [name for name, value in facts.items() if name != "prob_malignant" and not isinstance(value, str)]
+    if not isinstance(facts.get("has_heat", True), bool):
+        raise DamagedFileError(f"has_heat {quoted(facts['has_heat'])} is neither true nor false")
+    not_texts = {"prob_malignant", "has_heat"}
+    wrong = [name for name, value in facts.items() if name not in not_texts and not isinstance(value, str)]
     if wrong:
         raise DamagedFileError(f"{listed(wrong)} of {quoted(facts, longest=200)} should be texts")
     entry = GalleryEntry(**facts)

@@ -48,19 +48,19 @@ def check_pictures(n: int, pixels: UInt8Array, heat: npt.NDArray[np.float32]) ->
         raise ShapeError(f"heat lies in {lowest:g} to {highest:g}; expected 0 to 1")
 
 
-def save_picture(path: Path, image: UInt8Array, heat: npt.NDArray[np.float32], *, aspect: float = 1.0) -> None:
+def save_picture(path: Path, image: UInt8Array, heat: npt.NDArray[np.float32] | None, *, aspect: float = 1.0) -> None:
     """Writes the picture of an image and its heat as JPEG.
 
     Args:
         path: The file; its folder exists.
         image: uint8, (size, size, 3), RGB.
-        heat: float, (size, size), in [0, 1].
+        heat: float, (size, size), in [0, 1]; None saves the image alone.
         aspect: Width by height of each half; the longer side is that of the image, or `LARGEST_SIDE`.
     """
     _picture(image, heat, aspect).save(path, format="JPEG", quality=JPEG_QUALITY)
 
 
-def _picture(image: UInt8Array, heat: npt.NDArray[np.float32], aspect: float) -> Image.Image:
+def _picture(image: UInt8Array, heat: npt.NDArray[np.float32] | None, aspect: float) -> Image.Image:
     """The image and the tinted image side by side.
 
     Args:
@@ -70,8 +70,9 @@ def _picture(image: UInt8Array, heat: npt.NDArray[np.float32], aspect: float) ->
     """
     size = min(image.shape[0], LARGEST_SIDE)
     width, height = max(1, round(size * min(aspect, 1))), max(1, round(size / max(aspect, 1)))
-    picture = Image.new("RGB", (2 * width + GAP, height), "white")
-    for left, half in ((0, image), (width + GAP, _tinted(image, heat))):
+    halves = [(0, image)] if heat is None else [(0, image), (width + GAP, _tinted(image, heat))]
+    picture = Image.new("RGB", (halves[-1][0] + width, height), "white")
+    for left, half in halves:
         picture.paste(Image.fromarray(half).resize((width, height), Image.Resampling.LANCZOS), (left, 0))
     return picture
 

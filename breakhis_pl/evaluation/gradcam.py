@@ -1,7 +1,7 @@
-"""Grad-CAM: which parts of an image speak for a class (Selvaraju et al. 2017); the one module here that needs torch.
+"""Grad-CAM: which parts of an image speak for a class (Selvaraju et al. 2017); with torch.
 
-The class's logit is differentiated with respect to the output of the last convolutional block; the mean gradient of a
-channel is its weight, the positive part of the weighted sum of channels is the map.
+The class's logit is differentiated with respect to the network's last map of features; the mean gradient of a channel
+is its weight, the positive part of the weighted sum of channels is the map.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,25 +15,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from breakhis_pl.errors import ShapeError, listed
+from breakhis_pl.evaluation.feature_maps import FeatureMap, last_feature_map
 from breakhis_pl.evaluation.gallery import GalleryEntry, choose_gallery, write_gallery
 from breakhis_pl.evaluation.predictions import Predictions
 
 LAST_BLOCK = "layer4"
-"""Name of the last convolutional block in torchvision's residual networks."""
+"""Name of the last convolutional block in torchvision's residual networks; it is taken whatever the image size."""
 
 BATCH_SIZE = 16
 """Images explained at once; bounds the memory, changes nothing else."""
 
 
-def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+def grad_cam(network: nn.Module, images: Tensor, classes: Tensor, *, at: FeatureMap | None = None) -> Tensor:
     """How much each part of an image speaks for a class, relative to the part that does most.
 
     Runs in float32 on the network's device. The network is left as it was: its modes, its gradients, its hooks.
 
     Args:
-        network: A residual network of torchvision; from images (n, 3, h, w) to logits (n, n_classes).
-        images: Normalized; float, (n, 3, h, w).
+        network: From images (n, 3, size, size) to logits (n, n_classes).
+        images: Normalized; float, (n, 3, size, size).
         classes: Index of the class to explain, one per image; int, (n,).
+        at: The map to explain by, from `explained_map`; None looks for it.
 
     Returns:
         float32, (n, h, w), in [0, 1], on the network's device. The largest value of a map is 1; a map is 0 everywhere
@@ -41,7 +43,7 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
 
     Raises:
         ShapeError: If there is not one class per image, or a class is none of the network's.
-        TypeError: If the network has no block `LAST_BLOCK`.
+        TypeError: If the network has no map of features.
 
     Source:
         Selvaraju et al., Grad-CAM, ICCV 2017, doi:10.1109/ICCV.2017.74, equations 1 and 2.
@@ -52,7 +54,10 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
             "expected (n, 3, h, w) and (n,)"
         )
     device = next(network.parameters()).device
-    activations, gradients = _activations_and_gradients(network, images.to(device), classes.to(device))
+    at = at or explained_map(network, images)
+    if at is None:
+        raise TypeError(f"{type(network).__name__} has no map of features; expected a network that keeps places apart")
+    activations, gradients = _activations_and_gradients(network, at, images.to(device), classes.to(device))
     weights = gradients.mean(dim=(2, 3), keepdim=True)  # (n, channels, 1, 1)
     maps = functional.relu((weights * activations).sum(dim=1, keepdim=True))  # (n, 1, h', w')
     size = (images.shape[2], images.shape[3])
@@ -61,13 +66,30 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
     return torch.where(highest > 0, maps / highest, 0.0)
 
 
-def explain(network: nn.Module, batches: Iterable[Tensor], classes: Tensor) -> npt.NDArray[np.float32]:
+def explained_map(network: nn.Module, images: Tensor) -> FeatureMap | None:
+    """The map of features that Grad-CAM explains a network by; None where it has none.
+
+    Args:
+        network: Left as it was.
+        images: Normalized; float, (n, 3, size, size); the first one is looked at.
+    """
+    if LAST_BLOCK in dict(network.named_children()):
+        return FeatureMap(LAST_BLOCK, is_channels_first=True)
+    device = next(network.parameters()).device
+    with _evaluating(network), torch.autocast(device.type, enabled=False):
+        return last_feature_map(network, images[:1].to(device).float())
+
+
+def explain(
+    network: nn.Module, batches: Iterable[Tensor], classes: Tensor, *, at: FeatureMap | None = None
+) -> npt.NDArray[np.float32]:
     """The maps of `grad_cam` for batches of images, one batch at a time in memory.
 
     Args:
         network: As in `grad_cam`.
         batches: Normalized images; float, (batch, 3, h, w) each.
         classes: Index of the class to explain, one per image of all batches; int, (n,).
+        at: As in `grad_cam`.
 
     Returns:
         float32, (n, h, w), in [0, 1].
@@ -79,7 +101,7 @@ def explain(network: nn.Module, batches: Iterable[Tensor], classes: Tensor) -> n
     maps: list[Tensor] = []
     done = 0
     for images in batches:
-        maps.append(grad_cam(network, images, classes[done : done + len(images)]).cpu())
+        maps.append(grad_cam(network, images, classes[done : done + len(images)], at=at).cpu())
         done += len(images)
     if done == 0 or done != len(classes):
         raise ShapeError(f"{done} images and {len(classes)} classes; expected at least one, and one class per image")
@@ -98,6 +120,8 @@ def explain_predictions(
 ) -> list[GalleryEntry]:
     """Chooses images worth a look and writes the gallery of them: what in each speaks for the class predicted.
 
+    Of a network without a map of features, as a vision transformer, the gallery shows the images alone.
+
     Args:
         folder: Where the predictions lie; `gallery/` is made or replaced in it.
         network: The one that predicted.
@@ -113,7 +137,6 @@ def explain_predictions(
     Raises:
         ShapeError: If there is not one row per prediction, or what is given for the rows does not fit together.
         ConfigurationError: If `n_per_kind` is less than 1.
-        TypeError: If the network has no block `LAST_BLOCK`.
         OSError: If the files cannot be written.
     """
     if len(rows) != len(predictions):
@@ -123,21 +146,24 @@ def explain_predictions(
     positions = [position[entry.image] for entry in chosen]
     of_store = [rows[index] for index in positions]
     batches = (images_of(of_store[start : start + BATCH_SIZE]) for start in range(0, len(of_store), BATCH_SIZE))
-    heat = explain(network, batches, torch.from_numpy(predictions.predicted[positions]))
-    write_gallery(folder, chosen, pixels_of(of_store), heat)
-    return chosen
+    at = explained_map(network, images_of(of_store[:1]))
+    classes = torch.from_numpy(predictions.predicted[positions])
+    heat = None if at is None else explain(network, batches, classes, at=at)
+    return write_gallery(folder, chosen, pixels_of(of_store), heat)
 
 
-def _activations_and_gradients(network: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Output of the last block, and the gradient of the classes' logits by it: float32, (n, channels, h', w') each."""
+def _activations_and_gradients(
+    network: nn.Module, at: FeatureMap, images: Tensor, classes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The last map of features, and the gradient of the classes' logits by it: float32, (n, channels, h', w') each."""
     kept: list[Tensor] = []
 
     def keep(_block: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         torch.set_grad_enabled(True)  # from here to the end of the forward pass; the blocks below need no graph
         kept.append(output.detach().requires_grad_())
-        return kept[-1]
+        return kept[-1].clone()  # some networks go on in place
 
-    hook = _last_block(network).register_forward_hook(keep)
+    hook = network.get_submodule(at.module).register_forward_hook(keep)
     try:
         # out of a caller's inference mode, whose tensors cannot be differentiated
         with (
@@ -150,25 +176,13 @@ def _activations_and_gradients(network: nn.Module, images: Tensor, classes: Tens
             _check_classes(classes, n_classes=logits.shape[1])
             # the images of a batch do not meet in evaluation mode, so the gradient of the sum is that of each
             score = logits.gather(1, classes[:, None].long()).sum()
-            (gradients,) = torch.autograd.grad(score, kept)
+            (gradients,) = torch.autograd.grad(score, kept[-1:])
     finally:
         hook.remove()
-    return kept[0].detach(), gradients
-
-
-def _last_block(network: nn.Module) -> nn.Module:
-    """The block whose output is explained.
-
-    Raises:
-        TypeError: If the network has none of that name.
-    """
-    block = dict(network.named_children()).get(LAST_BLOCK)
-    if block is None:
-        raise TypeError(
-            f"{type(network).__name__} has no {LAST_BLOCK}; expected a residual network of torchvision, as "
-            "models/backbones.py builds them"
-        )
-    return block
+    activations = kept[-1].detach()
+    if at.is_channels_first:
+        return activations, gradients
+    return activations.permute(0, 3, 1, 2), gradients.permute(0, 3, 1, 2)
 
 
 def _check_classes(classes: Tensor, *, n_classes: int) -> None:

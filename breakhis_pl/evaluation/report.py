@@ -79,6 +79,7 @@ def report_html(files: RunFiles) -> str:
         "eight_types_picture": figures.eight_types_picture(files, frame),
         "magnification_table": tables.magnification_table(files),
         "gallery": [(GALLERY_HEADINGS.get(kind, kind), pictures) for kind, pictures in figures.gallery_groups(files)],
+        "has_heat": any(entry.has_heat for entry in files.gallery),
         "configuration": _configuration_groups(files),
         "repetition": _repetition(files),
     }

@@ -196,7 +196,8 @@ def gallery_groups(files: RunFiles) -> list[tuple[str, list[tuple[GalleryEntry, 
 
 def _gallery_picture(folder: Path, entry: GalleryEntry) -> tuple[GalleryEntry, Picture]:
     content, (width, height) = picture_content(folder, entry)
-    alt = f"{entry.image}. {entry.caption} Left the image, right what speaks for {entry.predicted} in it."
+    halves = f" Left the image, right what speaks for {entry.predicted} in it." if entry.has_heat else ""
+    alt = f"{entry.image}. {entry.caption}{halves}"
     return entry, Picture(src=data_uri(content, "image/jpeg"), width=width, height=height, alt=alt)
 
 

@@ -236,7 +236,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
         "status": status,
         "error": text_at(run, "error"),
         "config": object_at(run, "config") or {},
-        "model": text_at(run, "config", "model", "backbone") or text_at(run, "model", "backbone"),
+        "model": _model(run),
         "seed": count_at(run, "config", "seed"),
         "split": split,
         "fold": count_at(run, "config", "data", "fold") if split == "official" else None,
@@ -254,6 +254,19 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": number_at(run, "seconds", "training"),
         "seconds_total": number_at(run, "seconds", "total"),
     }
+
+
+def _model(run: Mapping[str, Any]) -> str | None:
+    """The backbone, and in parentheses what else sets the network apart from the report's of that name."""
+    backbone = text_at(run, "config", "model", "backbone") or text_at(run, "model", "backbone")
+    library, head = (text_at(run, "config", "model", name) for name in ("library", "head"))
+    marks = [
+        library if library != "report" else None,
+        "frozen" if flag_at(run, "config", "model", "freeze") else None,
+        head if head != "report" else None,
+    ]
+    what = ", ".join(mark for mark in marks if mark)
+    return f"{backbone} ({what})" if backbone and what else backbone
 
 
 def _metric_facts(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import WeightsError, listed
 from breakhis_pl.evaluation.texts import named
+from breakhis_pl.models.heads import build_head
 from breakhis_pl.models.tensor_files import TensorFileError, read_tensor_file
-
-HEAD_FEATURES = (256, 100)
-"""Outputs of the first two fully connected layers of the head (Otto et al. 2022)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +38,13 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
 )
 
 
-def build_network(name: str, *, dropout: float) -> nn.Module:
-    """A network with random weights and the report's head in place of its last layer.
-
-    The head is Linear-ReLU-Dropout-Linear-ReLU-Linear with 256, 100 and 2 outputs.
+def build_network(name: str, *, dropout: float, head: str = "report") -> nn.Module:
+    """A network with random weights and another head in place of its last layer.
 
     Args:
         name: A key of `BACKBONES`.
-        dropout: Probability of dropout in the head, in [0, 1).
+        dropout: Probability of dropout in the report's head, in [0, 1).
+        head: As in `heads.build_head`.
 
     Returns:
         From float32 (batch, 3, height, width) to logits (batch, 2).
@@ -57,15 +53,8 @@ def build_network(name: str, *, dropout: float) -> nn.Module:
         Otto et al. 2022; torchvision.models.
     """
     network: nn.Module = BACKBONES[name].build(weights=None)
-    first, second = HEAD_FEATURES
-    network.fc = nn.Sequential(
-        nn.Linear(network.get_submodule("fc").in_features, first),  # type: ignore[arg-type]
-        nn.ReLU(inplace=True),
-        nn.Dropout(dropout),
-        nn.Linear(first, second),
-        nn.ReLU(inplace=True),
-        nn.Linear(second, len(CLASS_NAMES)),
-    )
+    n_features: int = network.get_submodule("fc").in_features  # type: ignore[assignment]
+    network.fc = build_head(head, n_features, dropout=dropout)
     return network
 
 
@@ -85,19 +74,22 @@ def load_pretrained(network: nn.Module, *, name: str, weights: str) -> None:
         case "none":
             return
         case "imagenet":
-            state, where = _imagenet_state(name), f"torchvision's weights for {name}"
+            state, where = imagenet_state(BACKBONES[name].imagenet, name), f"torchvision's weights for {name}"
         case _:
             state, where = _state_from_file(Path(weights)), weights
     _load(network, state, where=where, name=name)
 
 
-def _imagenet_state(name: str) -> Mapping[str, Any]:
-    """The ImageNet weights, from torch's cache or the network.
+def imagenet_state(weights: models.WeightsEnum, name: str) -> Mapping[str, Any]:
+    """ImageNet weights of torchvision, from torch's cache or the network.
+
+    Args:
+        weights: Which.
+        name: Of the network, for errors.
 
     Raises:
         WeightsError: If there is no connection, or what arrives is damaged; the text says where to put the file.
     """
-    weights = BACKBONES[name].imagenet
     place = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         _check_cached(place)
@@ -138,11 +130,7 @@ def _state_from_file(path: Path) -> Mapping[str, Any]:
     Raises:
         WeightsError: If there is no such file, or it holds no state dict.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(
-            f"model.weights={path} {what}; expected imagenet, none or the path of a torchvision state dict"
-        )
+    existing_file(path)
     try:
         state = read_tensor_file(path)
     except TensorFileError as error:
@@ -154,6 +142,17 @@ def _state_from_file(path: Path) -> Mapping[str, Any]:
     if not state or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise WeightsError(f"model.weights={path} is no state dict: expected a dict of tensors by name")
     return state
+
+
+def existing_file(path: Path) -> None:
+    """Makes sure that a file of weights is there.
+
+    Raises:
+        WeightsError: If it is not.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsError(f"model.weights={path} {what}; expected imagenet, none or the path of a state dict")
 
 
 def state_faults(given: Mapping[str, Any], wanted: Mapping[str, Tensor], *, optional: str = "") -> list[str]:

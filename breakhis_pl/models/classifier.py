@@ -1,4 +1,4 @@
-"""The one LightningModule: a backbone by name, cross-entropy, loss and accuracy per subset."""
+"""The one LightningModule: a network by name, its loss, loss and accuracy per subset."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -7,14 +7,14 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.datamodule import Batch
-from breakhis_pl.models.backbones import build_network
+from breakhis_pl.models.heads import loss_of
 from breakhis_pl.models.mixup import mixed, mixup_share, partners
+from breakhis_pl.models.networks import NetworkSpec, build, head_of
 from breakhis_pl.models.stages import ParameterGroup, layer_groups
 from breakhis_pl.randomness import derived_seed
 
@@ -30,8 +30,13 @@ class Classifier(L.LightningModule):
     """Tells the classes of `CLASS_NAMES` apart.
 
     Args:
-        backbone: Name of the network, a key of `models.backbones.BACKBONES`.
-        dropout: Probability of dropout in the head.
+        backbone: Name of the network in its library.
+        dropout: Probability of dropout in the report's head.
+        library: Where the name is looked up: "report", "torchvision" or "timm".
+        arguments: What timm's network is built with; None for none.
+        head: "report", "linear" or "svm".
+        image_size: Side in pixels of the images.
+        is_frozen: Whether only the head is trained; the network below it then stays in evaluation mode.
         seed: The run's seed; initial weights and dropout follow it.
         memory_format: Of convolution weights, and so of activations.
         evaluated: Names of the subsets of the validation loaders, in their order.
@@ -43,6 +48,9 @@ class Classifier(L.LightningModule):
 
     Attributes:
         network: From images (batch, 3, height, width) to logits (batch, 2).
+        spec: The plain values that rebuild it.
+        known_features: What the head is given for each row of the store, float, (n_images, n_features), where that
+            never changes; None computes it for every batch.
         graphed_network: The same as a CUDA graph, for train batches of one size; None where there is none.
     """
 
@@ -51,6 +59,11 @@ class Classifier(L.LightningModule):
         backbone: str,
         *,
         dropout: float,
+        library: str = "report",
+        arguments: Mapping[str, Any] | None = None,
+        head: str = "report",
+        image_size: int = 224,
+        is_frozen: bool = False,
         seed: int = 0,
         memory_format: torch.memory_format = torch.channels_last,
         evaluated: Sequence[str] = ("test",),
@@ -61,8 +74,17 @@ class Classifier(L.LightningModule):
         layer_decay: float = 1.0,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.dropout = dropout
+        self.spec = NetworkSpec(
+            backbone=backbone,
+            library=library,
+            arguments=dict(arguments or {}),
+            head=head,
+            dropout=dropout,
+            image_size=image_size,
+            is_frozen=is_frozen,
+        )
+        self.loss_function = loss_of(head)
+        self.known_features: Tensor | None = None
         self.seed = seed
         self.evaluated = tuple(evaluated)
         self.make_optimizers = make_optimizers
@@ -74,7 +96,7 @@ class Classifier(L.LightningModule):
         self.layer_decay = layer_decay
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "initialization"))
-            self.network = build_network(backbone, dropout=dropout).to(memory_format=memory_format)
+            self.network = build(self.spec).to(memory_format=memory_format)
         subsets = ("train", *self.evaluated)
         # the names of ModuleDict's own methods, such as train, cannot be keys
         self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric(nan_strategy="disable", **_LOCAL) for name in subsets})
@@ -88,6 +110,16 @@ class Classifier(L.LightningModule):
         self.graphed_network: GraphedNetwork | None = None
         self._outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
+    @property
+    def backbone(self) -> str:
+        """Name of the network in its library."""
+        return self.spec.backbone
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropout in the report's head."""
+        return self.spec.dropout
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits of normalized images.
 
@@ -100,13 +132,28 @@ class Classifier(L.LightningModule):
         logits: Tensor = self.network(images)
         return logits.float()
 
+    def logits_of(self, batch: Batch) -> Tensor:
+        """Logits of a batch; from what is known where the network below the head never changes."""
+        if self.known_features is None:
+            return self(batch.images)  # type: ignore[no-any-return]
+        logits: Tensor = head_of(self.network)(self.known_features.index_select(0, batch.rows))
+        return logits.float()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Training mode; what is frozen stays in evaluation mode, so that its statistics stay as they are."""
+        super().train(mode)
+        if self.spec.is_frozen:
+            self.network.eval()
+            head_of(self.network).train(mode)
+        return self
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and the schedule that the configuration names."""
+        """The optimizer and the schedule that the configuration names; nothing is kept of what is frozen."""
         if self.make_optimizers is None:
             return None
         if self.layer_decay < 1:
             return self.make_optimizers(layer_groups(self.network, decay=self.layer_decay))
-        return self.make_optimizers(self.parameters())
+        return self.make_optimizers(parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes dropout a function of seed, epoch, step, and process where there are several."""
@@ -118,17 +165,17 @@ class Classifier(L.LightningModule):
         self._reset("train")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch: weighted by class, of mixed images, smoothed targets where wanted; (), float32.
+        """Loss of a batch: weighted by class, of mixed images, smoothed targets where wanted; (), float32.
 
-        What is shown of train images is plain cross-entropy and accuracy, of a mixed image for the class that weighs
-        more in it. Zero, with gradients of zero, where this process has no image of the batch.
+        What is shown of train images is the plain loss and accuracy, of a mixed image for the class that weighs more
+        in it. Zero, with gradients of zero, where this process has no image of the batch.
         """
         if len(batch.rows) == 0:
             return torch.stack([each.sum() for each in self.parameters() if each.requires_grad]).sum() * 0
         share = mixup_share(self.mixup, seed=self.seed, epoch=self.current_epoch, step=batch_idx)
-        images = batch.images if share == 1 else mixed(batch.images, share)
-        graphed = None if self.graphed_network is None else self.graphed_network(images)
-        logits = self(images) if graphed is None else graphed.float()
+        batch = batch if share == 1 else batch._replace(images=mixed(batch.images, share))
+        graphed = None if self.graphed_network is None else self.graphed_network(batch.images)
+        logits = self.logits_of(batch) if graphed is None else graphed.float()
         loss = self._train_loss(logits, batch.targets)
         shown = batch.targets
         if share < 1:
@@ -136,7 +183,7 @@ class Classifier(L.LightningModule):
             loss = share * loss + (1 - share) * self._train_loss(logits, others)
             shown = batch.targets if share >= 0.5 else others
         is_plain = share == 1 and self.label_smoothing == 0 and self.class_weights is None
-        shown_loss = loss if is_plain else functional.cross_entropy(logits.detach(), shown)
+        shown_loss = loss if is_plain else self.loss_function(logits.detach(), shown)
         self._update("train", shown_loss.detach(), logits.detach(), shown)
         return loss
 
@@ -159,8 +206,8 @@ class Classifier(L.LightningModule):
         name = self.evaluated[dataloader_idx]
         if len(batch.rows) == 0:  # more processes than batches
             return
-        logits = self(batch.images)
-        self._update(name, functional.cross_entropy(logits, batch.targets), logits, batch.targets)
+        logits = self.logits_of(batch)
+        self._update(name, self.loss_function(logits, batch.targets), logits, batch.targets)
         self._outputs[name].append((batch.rows, logits))
 
     def gather_outputs(self, gathered: Callable[[Any], Sequence[Any]]) -> None:
@@ -199,8 +246,12 @@ class Classifier(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the plain values that rebuild the network."""
         checkpoint["breakhis_pl"] = {
-            "backbone": self.backbone,
-            "dropout": self.dropout,
+            "backbone": self.spec.backbone,
+            "library": self.spec.library,
+            "arguments": dict(self.spec.arguments),
+            "head": self.spec.head,
+            "is_frozen": self.spec.is_frozen,
+            "dropout": self.spec.dropout,
             "class_names": list(CLASS_NAMES),
         }
 

@@ -5,8 +5,8 @@ of a best epoch goes into last.ckpt first and into best.ckpt then, before any la
 best.ckpt is of the epoch that last.ckpt names, or last.ckpt is itself of that epoch, and `mend_best` repeats it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from breakhis_pl.config import BACKBONES, SMALLEST_IMAGE
+from breakhis_pl.config import SMALLEST_IMAGE
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.domain import Domain, restored_domain
 from breakhis_pl.data.stain import StainTarget, restored_target
-from breakhis_pl.errors import CheckpointError, StorageError, listed
+from breakhis_pl.errors import CheckpointError, ConfigurationError, StorageError, listed
 from breakhis_pl.evaluation.texts import quoted
 from breakhis_pl.files import force_to_disk, put_same
 from breakhis_pl.models.backbones import state_faults
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.networks import NetworkSpec, build_on_paper
 from breakhis_pl.models.tensor_files import TensorFileError, plain_dict, read_tensor_file
+from breakhis_pl.network_names import ARGUMENTS, HEADS, LIBRARIES, REPORT_NETWORKS, network_faults
 from breakhis_pl.training.background import BackgroundCheckpointIO
 from breakhis_pl.training.selection import Selection
 
@@ -197,14 +199,16 @@ def load_checkpoint(
     if facts is None or state is None or statistics is None:
         raise CheckpointError(f"{path} is no checkpoint of breakhis_pl; expected one that train.py wrote")
     try:
-        backbone, dropout = _network_facts(facts)
-        classifier = Classifier(backbone, dropout=dropout, evaluated=evaluated, memory_format=memory_format)
+        image_size = _whole_number(statistics, "image_size", at_least=SMALLEST_IMAGE, at_most=_LARGEST_SIDE)
+        spec = _network_spec(facts, image_size)
+        _check_weights(spec, state, n_bytes=path.stat().st_size)
+        classifier = Classifier(**asdict(spec), evaluated=evaluated, memory_format=memory_format)
         _load_weights(classifier, state)
         return TrainedNetwork(
             classifier=classifier,
             mean=_three(statistics, "mean"),
             std=_three(statistics, "std", above=0),
-            image_size=_whole_number(statistics, "image_size", at_least=SMALLEST_IMAGE, at_most=_LARGEST_SIDE),
+            image_size=image_size,
             split_checksum=_split_checksum(statistics),
             epoch=_whole_number(content, "epoch", at_least=0, at_most=_MOST_EPOCHS) + 1,
             domain=None if statistics.get("domain") is None else restored_domain(statistics["domain"]),
@@ -216,18 +220,66 @@ def load_checkpoint(
         ) from error
 
 
-def _network_facts(facts: Mapping[str, Any]) -> tuple[str, float]:
-    """Name and dropout of the network.
+def _network_spec(facts: Mapping[str, Any], image_size: int) -> NetworkSpec:
+    """The network that is meant; names are looked up in the library's own list, arguments in a closed one.
 
     Raises:
         ValueError: If no such network tells these classes apart.
     """
     if facts.get("class_names") != list(CLASS_NAMES):
         raise ValueError(f"class_names is not {list(CLASS_NAMES)}")
-    backbone = facts.get("backbone")
-    if not isinstance(backbone, str) or backbone not in BACKBONES:
-        raise ValueError(f"backbone is {_shown(backbone)}, not one of {listed(BACKBONES)}")
-    return backbone, _number(facts.get("dropout"), "dropout", is_possible=lambda value: 0 <= value < 1)
+    # a checkpoint of before other libraries names the backbone and dropout alone
+    library, head = _one_of(facts, "library", LIBRARIES), _one_of(facts, "head", HEADS)
+    backbone, is_frozen = facts.get("backbone"), facts.get("is_frozen", False)
+    arguments = plain_dict(facts.get("arguments", {}))
+    if not isinstance(backbone, str) or (library == "report" and backbone not in REPORT_NETWORKS):
+        raise ValueError(f"backbone is {_shown(backbone)}, not one of {listed(REPORT_NETWORKS)}")
+    if not isinstance(is_frozen, bool):
+        raise ValueError(f"is_frozen is {_shown(is_frozen)}, neither true nor false")
+    if arguments is None or len(arguments) > len(ARGUMENTS):
+        raise ValueError("arguments is no short dict")
+    faults = list(network_faults(library, backbone, arguments))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return NetworkSpec(
+        backbone=backbone,
+        library=library,
+        arguments=arguments,
+        head=head,
+        dropout=_number(facts.get("dropout"), "dropout", is_possible=lambda value: 0 <= value < 1),
+        image_size=image_size,
+        is_frozen=is_frozen,
+    )
+
+
+def _one_of(facts: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
+    value = facts.get(name, choices[0])
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} is {_shown(value)}, not one of {listed(choices)}")
+    return value
+
+
+def _check_weights(spec: NetworkSpec, state: Mapping[str, Any], *, n_bytes: int) -> None:
+    """Makes sure that a network is the one whose weights a file holds, before memory is taken for it.
+
+    Raises:
+        ValueError: If it is larger than the file, its weights are those of another, or it cannot be built.
+    """
+    if spec.library == "report":
+        return
+    try:
+        wanted = build_on_paper(spec).state_dict()
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+    if sum(value.numel() for value in wanted.values()) > n_bytes:
+        raise ValueError(f"{spec.backbone} has more weights than the file has bytes")
+    start = "network."
+    given = {
+        key.removeprefix(start): value for key, value in state.items() if isinstance(key, str) and key.startswith(start)
+    }
+    shapes = [fault for fault in state_faults(given, wanted) if not fault.startswith("not finite")]
+    if shapes:
+        raise ValueError(f"its weights do not fit {spec.backbone}; {'; '.join(shapes)}")
 
 
 def _load_weights(classifier: Classifier, state: Mapping[str, Any]) -> None:

@@ -43,8 +43,8 @@ class History(Callback):
 
     Attributes:
         rows: One mapping per finished epoch: epoch (from 1), train_loss, train_accuracy, the same of every evaluated
-            subset, learning_rate (during the epoch), images_per_second (train images over train time), and the value
-            that chooses the epoch where it is another one.
+            subset, learning_rate (during the epoch; 0 where the head was solved for), images_per_second (train images
+            over train time), and the value that chooses the epoch where it is another one.
         train_seconds: Time spent in train batches so far.
     """
 
@@ -108,26 +108,50 @@ class History(Callback):
         """Adds a row and writes everything."""
         if not isinstance(pl_module, Classifier):
             raise TypeError(f"expected a Classifier, got {type(pl_module).__name__}")
-        seconds = self._train_ended - self._epoch_started
+        row = self._add(
+            pl_module,
+            epoch=trainer.current_epoch + 1,
+            n_images=sum(gathered(self._n_images)),
+            seconds=self._train_ended - self._epoch_started,
+            trainer=trainer,
+        )
+        line = epoch_line(row, max_epochs=trainer.max_epochs or 0, seconds_per_epoch=self._seconds_per_epoch())
+        log.info("%s%s", line, self._mark(int(row["epoch"])))
+
+    def add_solution(self, classifier: Classifier, *, n_images: int, seconds: float) -> None:
+        """Adds the only row of a run whose head was solved for, after an evaluation of all subsets.
+
+        Args:
+            classifier: The solved one.
+            n_images: Train images.
+            seconds: That features and solution took.
+        """
+        row = self._add(classifier, epoch=1, n_images=n_images, seconds=seconds)
+        log.info("%s", epoch_line(row, max_epochs=1, seconds_per_epoch=0.0))
+        self._draw()
+
+    def _add(
+        self, classifier: Classifier, *, epoch: int, n_images: int, seconds: float, trainer: L.Trainer | None = None
+    ) -> HistoryRow:
+        """Adds a row and writes everything; of a training that has epochs to choose from, lets it decide."""
         self.train_seconds += seconds
-        row: dict[str, float | int] = {"epoch": trainer.current_epoch + 1}
-        for subset in ("train", *pl_module.evaluated):
-            row[f"{subset}_loss"], row[f"{subset}_accuracy"] = pl_module.loss_and_accuracy(subset)
+        row: dict[str, float | int] = {"epoch": epoch}
+        for subset in ("train", *classifier.evaluated):
+            row[f"{subset}_loss"], row[f"{subset}_accuracy"] = classifier.loss_and_accuracy(subset)
         row["learning_rate"] = self._learning_rate
-        row["images_per_second"] = sum(gathered(self._n_images)) / seconds
-        bad = [subset for subset in ("train", *pl_module.evaluated) if not math.isfinite(row[f"{subset}_loss"])]
+        row["images_per_second"] = n_images / seconds
+        bad = [subset for subset in ("train", *classifier.evaluated) if not math.isfinite(row[f"{subset}_loss"])]
         if bad:
             raise TrainingError(
                 f"the loss of {', '.join(bad)} is not finite in epoch {row['epoch']} "
                 f"at learning rate {self._learning_rate:g}; "
                 "the checkpoint of the epoch before is kept; lower optimizer.lr"
             )
-        if self.selection is not None:
-            self._choose(row, trainer, pl_module, self.selection)
+        if self.selection is not None and trainer is not None:
+            self._choose(row, trainer, classifier, self.selection)
         self.rows.append(row)
-        self._write(row, ("train", *pl_module.evaluated))
-        line = epoch_line(row, max_epochs=trainer.max_epochs or 0, seconds_per_epoch=self._seconds_per_epoch())
-        log.info("%s%s", line, self._mark(int(row["epoch"])))
+        self._write(row, ("train", *classifier.evaluated))
+        return row
 
     def _choose(
         self, row: dict[str, float | int], trainer: L.Trainer, classifier: Classifier, selection: Selection

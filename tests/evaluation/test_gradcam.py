@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from breakhis_pl.errors import ConfigurationError, ShapeError
 from breakhis_pl.evaluation import gradcam
-from breakhis_pl.evaluation.gallery import read_gallery
+from breakhis_pl.evaluation.feature_maps import FeatureMap
+from breakhis_pl.evaluation.gallery import picture_content, read_gallery
 from breakhis_pl.evaluation.gradcam import explain, explain_predictions, grad_cam
 from breakhis_pl.evaluation.predictions import Predictions
 from breakhis_pl.models.backbones import BACKBONES, build_network
@@ -179,9 +180,63 @@ def test_one_class_per_image_is_needed() -> None:
         grad_cam(network, torch.ones(3, 4, 4), torch.tensor([0, 0, 0]))
 
 
-def test_a_network_without_the_block_is_refused() -> None:
-    with pytest.raises(TypeError, match="Linear has no layer4"):
-        grad_cam(nn.Linear(3, 2), torch.ones(1, 3, 4, 4), torch.tensor([0]))
+class Tokens(nn.Module):
+    """Cuts an image into patches, which from then on are a sequence, as a vision transformer does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 3, 2, stride=2)
+        self.norm = nn.LayerNorm(3)
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(images).flatten(2).transpose(1, 2))
+        return self.fc(tokens.mean(dim=1))
+
+
+def test_a_network_without_a_map_of_features_is_refused() -> None:
+    with pytest.raises(TypeError, match="Tokens has no map of features"):
+        grad_cam(Tokens(), torch.ones(1, 3, 8, 8), torch.tensor([0]))
+
+
+class ChannelsLast(nn.Module):
+    """A network whose map has its channels at the end, and which goes on in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Identity()
+        self.fc = nn.Linear(3, 2)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.tensor([[1.0, -2.0, 0.0], [0.0, 1.0, 5.0]]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.last(images.permute(0, 2, 3, 1)).relu_().mean(dim=(1, 2)))
+
+
+def test_maps_with_channels_at_the_end_are_those_worked_by_hand() -> None:
+    image = torch.zeros(1, 3, 2, 2)
+    image[0, 0] = torch.tensor([[4.0, 1.0], [1.0, 1.0]])
+    image[0, 1] = torch.tensor([[1.0, 2.0], [1.0, 1.0]])
+    image[0, 2] = 1.0
+
+    maps = grad_cam(ChannelsLast(), image, torch.tensor([0]))
+
+    # channel 0 minus twice channel 1 is 2, -3, -1, -1
+    assert maps.tolist() == [[[1.0, 0.0], [0.0, 0.0]]]
+
+
+def test_without_a_map_of_features_the_gallery_shows_the_images_alone(tmp_path: Path) -> None:
+    entries = explain_predictions(
+        tmp_path,
+        Tokens(),
+        predictions_of(12),
+        rows=list(range(12)),
+        images_of=lambda rows: torch.ones(len(rows), 3, 8, 8),
+        pixels_of=lambda rows: np.zeros((len(rows), 8, 8, 3), dtype=np.uint8),
+    )
+    assert entries == read_gallery(tmp_path)
+    assert not any(entry.has_heat for entry in entries)
+    assert {picture_content(tmp_path, entry)[1] for entry in entries} == {(8, 8)}
 
 
 def test_batches_are_explained_one_after_the_other() -> None:
@@ -236,9 +291,9 @@ def test_predictions_are_explained_from_their_rows_of_the_store(
     def pixels_of(rows: Sequence[int]) -> np.ndarray:
         return np.broadcast_to(np.array(rows, dtype=np.uint8)[:, None, None, None], (len(rows), 8, 8, 3))
 
-    def spy(network: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    def spy(network: nn.Module, images: Tensor, classes: Tensor, *, at: FeatureMap) -> Tensor:
         explained.extend(zip(images[:, 0, 0, 0].int().tolist(), classes.tolist(), strict=True))
-        return grad_cam(network, images, classes)
+        return grad_cam(network, images, classes, at=at)
 
     monkeypatch.setattr(gradcam, "grad_cam", spy)
     entries = explain_predictions(
@@ -252,7 +307,7 @@ def test_predictions_are_explained_from_their_rows_of_the_store(
 
     assert entries == read_gallery(tmp_path)
     assert len(entries) > 16
-    assert [len(batch) for batch in given] == [16, len(entries) - 16]
+    assert [len(batch) for batch in given] == [1, 16, len(entries) - 16]  # the first one to find the map of features
     assert explained == [(row_of[entry.image], ("benign", "malignant").index(entry.predicted)) for entry in entries]
 
 

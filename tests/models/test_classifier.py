@@ -82,6 +82,10 @@ def test_a_checkpoint_holds_the_plain_values_that_rebuild_the_network() -> None:
     Classifier("resnet18", dropout=0.25).on_save_checkpoint(content)
     assert content["breakhis_pl"] == {
         "backbone": "resnet18",
+        "library": "report",
+        "arguments": {},
+        "head": "report",
+        "is_frozen": False,
         "dropout": 0.25,
         "class_names": ["benign", "malignant"],
     }

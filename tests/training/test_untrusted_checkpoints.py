@@ -246,6 +246,58 @@ def test_weights_that_do_not_fit_are_named_before_anything_is_computed(
     assert time.monotonic() - began < LONGEST_S
 
 
+def content_of(**facts: Any) -> dict[str, Any]:
+    """A checkpoint that says of its network what is given, with next to no weights."""
+    content = whole_content()
+    content["state_dict"] = {"network.backbone.conv1.weight": torch.zeros(2)}
+    content["breakhis_pl"] |= facts
+    return content
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"library": "os"}, "library is 'os', not one of report, torchvision, timm"),
+        ({"library": ["timm"]}, "library is a list, not one of"),
+        ({"head": "a.b.Head"}, "head is 'a.b.Head', not one of report, linear, svm"),
+        ({"is_frozen": 1}, "is_frozen is 1, neither true nor false"),
+        ({"arguments": [1]}, "arguments is no short dict"),
+        ({"arguments": {str(number): 1 for number in range(100)}}, "arguments is no short dict"),
+        ({"arguments": {"img_size": 32}}, r"model\.arguments=.* is for model=timm"),
+        ({"library": "torchvision", "backbone": "os.system"}, r"model\.backbone=os\.system is not possible"),
+        ({"library": "torchvision", "backbone": "resnet50.x"}, r"model\.backbone=resnet50\.x is not possible"),
+        ({"library": "timm", "backbone": "hf-hub:a/b"}, "model.backbone=hf-hub:a/b is not possible"),
+        ({"library": "timm", "backbone": "resnet10t", "arguments": {"pretrained": True}}, "has 'pretrained'"),
+        ({"library": "timm", "backbone": "resnet10t", "arguments": {"checkpoint_path": "/a"}}, "has 'checkpoint_path'"),
+        ({"library": "timm", "backbone": "resnet10t", "arguments": {"depth": 2}}, "cannot be built with"),
+        (
+            {"library": "timm", "backbone": "vit_tiny_patch16_224", "arguments": {"depth": 10**6}},
+            "depth=1000000 is not",
+        ),
+        ({"library": "timm", "backbone": "vit_tiny_patch16_224", "arguments": {"img_size": nested(list)}}, "a list is"),
+        ({"library": "torchvision", "backbone": "regnet_y_128gf"}, "regnet_y_128gf has more weights than the file has"),
+        ({"library": "torchvision", "backbone": "squeezenet1_1"}, "squeezenet1_1 has more weights than the file has"),
+    ],
+)
+def test_networks_that_nobody_can_have_trained_are_refused_before_they_are_built(
+    tmp_path: Path, facts: dict[str, Any], expected: str
+) -> None:
+    torch.save(content_of(**facts), tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=expected) as caught:
+        load_checkpoint(tmp_path / "a.ckpt")
+    assert str(caught.value).isprintable()
+
+
+def test_weights_of_another_network_are_named_before_it_is_built(tmp_path: Path) -> None:
+    content = content_of(library="torchvision", backbone="squeezenet1_1")
+    content["state_dict"]["network.backbone.features.0.weight"] = torch.zeros(2_000_000)
+    torch.save(content, tmp_path / "a.ckpt")
+    with pytest.raises(
+        CheckpointError, match=r"do not fit squeezenet1_1; missing: .*unexpected: conv1|backbone\.conv1"
+    ):
+        load_checkpoint(tmp_path / "a.ckpt")
+
+
 def mutated(chance: random.Random, content: dict[str, Any], whole: bytes, old: bytes) -> bytes:
     """A checkpoint whose bytes are changed, or whose values are."""
     if chance.random() < 0.5:
