@@ -491,6 +491,26 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield from _faults_of_training(config)
             if isinstance(config.model, ModelConfig) and isinstance(config.data, DataConfig):
                 yield from _faults_of_network(config)
+        case EvaluateConfig():
+            yield from _faults_of_evaluation(config)
+        case PredictConfig():
+            yield from _predict_faults(config)
+        case MlflowLoggerConfig() | WandbLoggerConfig() if importlib.util.find_spec(config.kind) is None:
+            yield (
+                f"logger={config.kind} needs a package that is not installed: uv sync --extra {config.kind}; "
+                "or take logger=tensorboard"
+            )
+        case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
+            yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
+        case WarmupCosineConfig(T_max=n_epochs, warmup_epochs=n_warmup) if n_warmup >= n_epochs:
+            yield f"{prefix}warmup_epochs={n_warmup} is not possible; expected fewer than {prefix}T_max={n_epochs}"
+        case _:
+            pass
+
+
+def _faults_of_evaluation(config: EvaluateConfig) -> Iterator[str]:
+    """Faults of what evaluate.py was asked for."""
+    match config:
         case EvaluateConfig(calibrate=True, checkpoint=checkpoint) if checkpoint not in NAMED_CHECKPOINTS:
             yield (
                 f"calibrate=true checkpoint={checkpoint}: what is kept with a run is fitted for the checkpoint that "
@@ -504,17 +524,6 @@ def _faults_across(config: object, prefix: str) -> Iterator[str]:
             yield "run and runs are both set; run evaluates one run, runs compares several"
         case EvaluateConfig(run=None, runs=runs) if not _is_text_or_texts(runs):
             yield f"runs={runs} is not possible; expected the folder of a sweep, or a list of run folders"
-        case PredictConfig():
-            yield from _predict_faults(config)
-        case MlflowLoggerConfig() | WandbLoggerConfig() if importlib.util.find_spec(config.kind) is None:
-            yield (
-                f"logger={config.kind} needs a package that is not installed: uv sync --extra {config.kind}; "
-                "or take logger=tensorboard"
-            )
-        case SGDConfig(nesterov=True, momentum=momentum) if momentum == 0:
-            yield f"{prefix}nesterov=true needs {prefix}momentum above 0"
-        case WarmupCosineConfig(T_max=n_epochs, warmup_epochs=n_warmup) if n_warmup >= n_epochs:
-            yield f"{prefix}warmup_epochs={n_warmup} is not possible; expected fewer than {prefix}T_max={n_epochs}"
         case _:
             pass
 
@@ -610,6 +619,8 @@ def _faults_of_training(config: TrainConfig) -> Iterator[str]:
     n_frozen, n_epochs = config.training.frozen_epochs, config.trainer.max_epochs
     if n_frozen > 0 and n_frozen >= n_epochs:
         yield f"training.frozen_epochs={n_frozen} is not possible; expected fewer than trainer.max_epochs={n_epochs}"
+    if n_frozen > 0 and config.trainer.is_distributed:
+        yield f"training.frozen_epochs={n_frozen} is for one process: several share what learns from the first step on"
     if config.training.mixup > 0 and getattr(config.data, "batch_size", None) == 1:
         yield f"training.mixup={config.training.mixup:g} mixes the images of a batch; expected data.batch_size above 1"
 

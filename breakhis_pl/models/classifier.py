@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -189,8 +190,8 @@ class Classifier(L.LightningModule):
 
     def _train_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean over the images, whatever their classes weigh, so that shares of a batch add up to the whole."""
-        if self.class_weights is None:
-            return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        if self.class_weights is None and self.label_smoothing == 0:
+            return self.loss_function(logits, targets)
         return functional.cross_entropy(
             logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing, reduction="none"
         ).mean()

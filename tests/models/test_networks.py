@@ -148,9 +148,7 @@ def test_titles_say_what_is_not_the_reports(spec: NetworkSpec, title: str) -> No
 
 def test_of_a_frozen_network_only_the_head_learns_and_statistics_stay() -> None:
     given: list[nn.Parameter] = []
-    classifier = Classifier(
-        "resnet18", dropout=0.0, is_frozen=True, make_optimizers=lambda parameters: given.extend(parameters)
-    )
+    classifier = Classifier("resnet18", dropout=0.0, is_frozen=True, make_optimizers=given.extend)
     classifier.configure_optimizers()
     assert set(given) == set(classifier.network.fc.parameters())
     classifier.train()
