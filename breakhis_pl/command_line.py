@@ -170,7 +170,7 @@ Examples
 Keys
   run                  run folder, or a file that breakhis_pl.export_onnx wrote
   images               file, folder (searched to any depth), pattern, or a list of these; PNG, JPEG, TIFF, BMP, WebP, …
-  checkpoint=last      last, best, or the path of a checkpoint
+  checkpoint=auto      best where an epoch was chosen, else last; best, last, or a path
   batch_size=32        images per step;  threads: that decode images, one per core unless given
   gradcam=false        true, or for how many images to draw what speaks for the answer
   trainer.accelerator=auto   auto, cpu, gpu or mps;  trainer.precision=auto

@@ -390,7 +390,7 @@ class PredictConfig:
 
     run: str | None = key(None, "run folder, or a network that breakhis_pl.export_onnx wrote")
     images: Any = key(None, "file, folder, pattern, or a list of these")
-    checkpoint: str = key("last", "last, best, or the path of a checkpoint")
+    checkpoint: str = key("auto", "auto: best where there is one, else last; best, last, or the path of a checkpoint")
     batch_size: int = key(32, "images per step", at_least=1)
     threads: int | None = key(None, "that decode images; null: one per core", at_least=1, at_most=256)
     gradcam: Any = key(False, "pictures of what speaks for the prediction: true for all images, or how many")
@@ -571,7 +571,7 @@ def _predict_faults(config: PredictConfig) -> Iterator[str]:
         return
     if is_count and config.gradcam:
         yield f"gradcam={config.gradcam} needs gradients, which an exported network has not; set run=<run folder>"
-    if config.checkpoint != "last":
+    if config.checkpoint != "auto":
         yield f"checkpoint={config.checkpoint} is for a run folder; {config.run} holds one network"
     if config.trainer.accelerator not in {"auto", "cpu"} or config.trainer.precision not in {"auto", "32-true"}:
         yield (

@@ -26,9 +26,10 @@ from breakhis_pl.prediction.exported_facts import INPUT, OUTPUT, to_metadata
 from breakhis_pl.prediction.facts import NOTICE, UInt8Array
 from breakhis_pl.prediction.inputs import find_inputs
 from breakhis_pl.prediction.onnx_network import open_exported, packages
-from breakhis_pl.prediction.run_network import RunNetwork, checkpoint_path, open_run
+from breakhis_pl.prediction.run_network import RunNetwork, open_run
 from breakhis_pl.prediction.stream import Decoded, decode
 from breakhis_pl.run_json import read_run
+from breakhis_pl.training.checkpoints import named_checkpoint
 
 TOLERANCE = 1e-4
 """Of a logit, relative where it is above 1: how far ONNX Runtime may lie from torch."""
@@ -45,7 +46,7 @@ ONNX Runtime gives the same. Needs the packages of `uv sync --extra onnx`.
 Keys
   run                the run folder
   out                the file to write, its name ends in .onnx; <run folder>/network.onnx unless given
-  checkpoint=last    last, best, or the path of a checkpoint
+  checkpoint=auto    best where an epoch was chosen, else last; best, last, or a path
   images             file, folder or pattern of the images to check on; the run's own, or drawn ones, unless given
 
 Afterwards: python predict.py run=<file> images=<file, folder or pattern>
@@ -92,13 +93,13 @@ class _WholeNetwork(nn.Module):
         return logits.float()
 
 
-def export_onnx(run: Path, *, out: Path | None = None, checkpoint: str = "last", images: str | None = None) -> Exported:
+def export_onnx(run: Path, *, out: Path | None = None, checkpoint: str = "auto", images: str | None = None) -> Exported:
     """Writes a run's network as an ONNX file, if ONNX Runtime then gives what torch gives.
 
     Args:
         run: The run folder.
         out: The file; None takes `network.onnx` in the run folder.
-        checkpoint: "last", "best", or the path of a checkpoint.
+        checkpoint: "auto" (the one that counts), "last", "best", or the path of a checkpoint.
         images: File, folder or pattern of images to compare on; None takes the run's own, or drawn ones.
 
     Raises:
@@ -114,7 +115,7 @@ def export_onnx(run: Path, *, out: Path | None = None, checkpoint: str = "last",
     pixels, checked_on = _images_to_check(run, network.facts.image_size, images)
     program = _exported(network)
     program.model.metadata_props.update(
-        to_metadata(network.facts, origin=_origin(run, checkpoint_path(run, checkpoint)))
+        to_metadata(network.facts, origin=_origin(run, named_checkpoint(run, checkpoint)))
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         done = export_onnx(
             Path(values["run"]),
             out=Path(values["out"]) if "out" in values else None,
-            checkpoint=values.get("checkpoint", "last"),
+            checkpoint=values.get("checkpoint", "auto"),
             images=values.get("images"),
         )
     except BreakHisError as error:

@@ -7,6 +7,7 @@ each group that is most like it, and every value in which it still differs.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,17 @@ def _most_like(group: str, options: list[str], leaves: Mapping[str, Any]) -> str
     """The option of a group that shares most values with a configuration."""
 
     def n_equal(option: str) -> int:
-        composed = dict(_leaves(composition.plain(composition.compose_checked("train", [f"{group}={option}"]))))
+        composed = _leaves_of(group, option)
         equal = [key for key in composed if key.startswith(f"{group}.") and leaves.get(key) == composed[key]]
         return len(equal) + sum(len(leaves) for key in equal if key.endswith(_KINDS))
 
     return max(options, key=n_equal)
+
+
+@cache
+def _leaves_of(group: str, option: str) -> Mapping[str, Any]:
+    """Values of the defaults with one option."""
+    return dict(_leaves(composition.plain(composition.compose_checked("train", [f"{group}={option}"]))))
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Kills runs with SIGKILL at random moments, resumes them, and compares them with a run that nobody killed.
 
-`python -m tests.killed_runs` does it 20 times and prints a line each; the slow test does the same.
+`python -m tests.killed_runs` does it 20 times and prints a line each; the slow test does the same. A seed of the
+moments, `trainer.checkpoint_share` and a number of runs may follow: `python -m tests.killed_runs 1 0.01 10`.
 """
 
 import csv
@@ -20,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 N_TRIALS = 20
 N_EPOCHS = 6
 SETTINGS = ("data=synthetic", "data.images_per_patient=1", "data.width=64", "data.image_size=32", "model.weights=none")
-MORE_SETTINGS = (f"trainer.max_epochs={N_EPOCHS}", "trainer=cpu", "gallery=1", "trainer.checkpoint_share=1")
+MORE_SETTINGS = (f"trainer.max_epochs={N_EPOCHS}", "trainer=cpu", "gallery=1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,9 @@ def contents(run: Path) -> dict[str, object]:
     }
 
 
-def killed_and_resumed(folder: Path, expected: dict[str, object], chance: random.Random, *, duration_s: float) -> Trial:
+def killed_and_resumed(
+    folder: Path, expected: dict[str, object], chance: random.Random, *, duration_s: float, share: float
+) -> Trial:
     """Starts a run, kills it at a random moment (half of them while a checkpoint is written), and resumes it.
 
     Args:
@@ -82,8 +85,10 @@ def killed_and_resumed(folder: Path, expected: dict[str, object], chance: random
         expected: `contents` of a run that nobody killed.
         chance: Where moments come from.
         duration_s: Of a run that nobody kills.
+        share: Of the time that writing checkpoints may take.
     """
     arguments = (*SETTINGS, *MORE_SETTINGS, f"data.cache_dir={folder.parent / 'cache'}", "hydra.run.dir=run")
+    arguments += (f"trainer.checkpoint_share={share}",)
     run = folder / "run"
     process = started(arguments, folder)
     if chance.random() < 0.5:
@@ -117,13 +122,14 @@ def _while_a_checkpoint_is_written(
     return "after the last checkpoint"
 
 
-def trials(folder: Path, *, n_trials: int = N_TRIALS, seed: int = 0) -> list[Trial]:
+def trials(folder: Path, *, n_trials: int = N_TRIALS, seed: int = 0, share: float = 1) -> list[Trial]:
     """Kills and resumes so many runs.
 
     Args:
         folder: An empty folder.
         n_trials: How many.
         seed: Of the moments.
+        share: Of the time that writing checkpoints may take; 1 writes after every epoch.
     """
     arguments = (*SETTINGS, *MORE_SETTINGS, f"data.cache_dir={folder / 'cache'}", "hydra.run.dir=run")
     durations = []
@@ -140,17 +146,19 @@ def trials(folder: Path, *, n_trials: int = N_TRIALS, seed: int = 0) -> list[Tri
     found = []
     for number in range(n_trials):
         (folder / str(number)).mkdir()
-        found.append(killed_and_resumed(folder / str(number), expected, chance, duration_s=durations[1]))
+        found.append(killed_and_resumed(folder / str(number), expected, chance, duration_s=durations[1], share=share))
         print(
             f"{number + 1:2} killed {found[-1].moment}, {found[-1].n_epochs} epochs done: "
-            f"{found[-1].differences or 'equal'}"
+            f"{found[-1].differences or 'equal'}",
+            flush=True,
         )
     return found
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        outcomes = trials(Path(place), seed=int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+        seed, share, n_trials = (*sys.argv[1:], *("0", "1", str(N_TRIALS))[len(sys.argv) - 1 :])
+        outcomes = trials(Path(place), seed=int(seed), share=float(share), n_trials=int(n_trials))
     n_equal = sum(not trial.differences for trial in outcomes)
     print(f"{n_equal} of {len(outcomes)} equal, signal {signal.SIGKILL.name}")
     sys.exit(n_equal != len(outcomes))

@@ -11,18 +11,16 @@ import torch
 from torch import Tensor
 
 from breakhis_pl.data.augment import to_network_input
-from breakhis_pl.errors import CheckpointError, ConfigurationError
+from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, Calibration, read_calibration
 from breakhis_pl.evaluation.gradcam import grad_cam
 from breakhis_pl.prediction.facts import Float32Array, NetworkFacts, UInt8Array
 from breakhis_pl.run_json import read_run
-from breakhis_pl.training.checkpoints import LAST_CHECKPOINT, TrainedNetwork, load_checkpoint
+from breakhis_pl.training.checkpoints import TrainedNetwork, counting_checkpoint, load_checkpoint, named_checkpoint
 from breakhis_pl.training.device import device_name, resolve_device
 from breakhis_pl.training.speed import CHANNELS_LAST_FROM
 
 log = logging.getLogger(__name__)
-
-BEST_CHECKPOINT = LAST_CHECKPOINT.with_name("best.ckpt")
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -96,7 +94,7 @@ def open_run(run: Path, *, checkpoint: str, accelerator: str, precision: str) ->
 
     Args:
         run: The run folder.
-        checkpoint: "last", "best", or the path of a checkpoint.
+        checkpoint: "auto" (the one that counts), "last", "best", or the path of a checkpoint.
         accelerator: "auto", "cpu", "gpu" or "mps".
         precision: "auto" (as the run was trained, on the same kind of device) or one of Lightning's.
 
@@ -110,31 +108,13 @@ def open_run(run: Path, *, checkpoint: str, accelerator: str, precision: str) ->
     trained_in = facts.get("precision")
     if precision == "auto" and str(facts.get("device")).startswith(device) and isinstance(trained_in, str):
         resolved = trained_in
-    path = checkpoint_path(run, checkpoint)
+    path = named_checkpoint(run, checkpoint)
     trained = load_checkpoint(path)
     return RunNetwork(trained, calibration_for(run, path), accelerator=device, precision=resolved)
 
 
-def checkpoint_path(run: Path, checkpoint: str) -> Path:
-    """The file of a checkpoint.
-
-    Args:
-        run: The run folder.
-        checkpoint: "last", "best", or the path of a checkpoint.
-
-    Raises:
-        CheckpointError: If there is no best one.
-    """
-    if checkpoint == "best" and not (run / BEST_CHECKPOINT).is_file():
-        raise CheckpointError(
-            f"checkpoint=best: {run / BEST_CHECKPOINT} does not exist; a run has one where it was trained with a "
-            "validation set and trainer.monitor; checkpoint=last takes the last epoch"
-        )
-    return {"last": run / LAST_CHECKPOINT, "best": run / BEST_CHECKPOINT}.get(checkpoint, Path(checkpoint))
-
-
 def calibration_for(run: Path, checkpoint: Path) -> Calibration | None:
-    """Temperature and threshold of a run, if they were fitted for this checkpoint: its last one.
+    """Temperature and threshold of a run, if they were fitted for this checkpoint: the one that counts.
 
     Raises:
         RunFolderError: If calibration.json is damaged.
@@ -142,7 +122,9 @@ def calibration_for(run: Path, checkpoint: Path) -> Calibration | None:
     file = run / CALIBRATION_JSON
     if not file.exists():
         return None
-    if checkpoint.resolve() != (run / LAST_CHECKPOINT).resolve():
-        log.info("%s was fitted for the last checkpoint, not for %s: no calibrated probabilities", file, checkpoint)
+    if checkpoint.resolve() != counting_checkpoint(run).resolve():
+        log.info(
+            "%s was fitted for the checkpoint that counts, not for %s: no calibrated probabilities", file, checkpoint
+        )
         return None
     return read_calibration(file)

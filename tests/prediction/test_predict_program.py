@@ -34,7 +34,7 @@ from breakhis_pl.evaluation.csv_tables import read_columns
 from breakhis_pl.prediction import program, run_network
 from breakhis_pl.prediction.facts import NOTICE, NetworkFacts
 from breakhis_pl.prediction.rows import COLUMNS
-from breakhis_pl.prediction.run_network import checkpoint_path, open_run
+from breakhis_pl.prediction.run_network import open_run
 from breakhis_pl.training.checkpoints import load_checkpoint
 from tests.conftest import REPOSITORY
 from tests.programs import run_program
@@ -136,11 +136,12 @@ def test_calibration_is_used_for_the_checkpoint_it_was_fitted_for(
     with caplog.at_level("INFO"):
         opened = open_run(copy, checkpoint=str(other), accelerator="cpu", precision="auto")
     assert opened.facts.calibration is None
-    assert "was fitted for the last checkpoint" in caplog.text
-    with pytest.raises(CheckpointError, match=r"checkpoint=best: .*best\.ckpt does not exist"):
+    assert "was fitted for the checkpoint that counts" in caplog.text
+    with pytest.raises(CheckpointError, match=r"checkpoint=best: .* has no checkpoints/best\.ckpt"):
         open_run(copy, checkpoint="best", accelerator="cpu", precision="auto")
     shutil.copy(other, copy / "checkpoints/best.ckpt")
-    assert checkpoint_path(copy, "best") == copy / "checkpoints/best.ckpt"
+    assert open_run(copy, checkpoint="auto", accelerator="cpu", precision="auto").facts.calibration == CALIBRATION
+    assert open_run(copy, checkpoint="last", accelerator="cpu", precision="auto").facts.calibration is None
 
 
 def test_a_run_is_run_in_the_precision_it_was_trained_in(run: Path, tmp_path: Path) -> None:

@@ -146,9 +146,9 @@ def test_a_classifier_that_is_not_trained_cannot_go_on(
         check(whole, (going_on[0], Classifier("resnet18", dropout=0.4)))
 
 
-@pytest.mark.parametrize("optimizer", ["adamax", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])  # adamax: tests/test_resume.py
 def test_every_optimizer_and_schedule_goes_on(optimizer: str, finished_run: Path, tmp_path: Path) -> None:
-    scheduler = {"adamax": "constant", "adamw": "cosine", "sgd": "exponential"}[optimizer]
+    scheduler = {"adamw": "cosine", "sgd": "constant"}[optimizer]
     cache = read_run(finished_run)["config"]["data"]["cache_dir"]
     own = ("hydra.run.dir=run", f"optimizer={optimizer}", f"scheduler={scheduler}", f"data.cache_dir={cache}")
     repeated = run_program("train", f"repeat={finished_run}", "gallery=0", *own, cwd=tmp_path)
