@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-from breakhis_pl.data.breakhis import FOLDS, MAGNIFICATIONS
+from breakhis_pl.data.breakhis import FOLDS, MAGNIFICATIONS, TASKS
 from breakhis_pl.errors import listed
 from breakhis_pl.network_names import HEADS, LIBRARIES, image_size_fault, network_faults
 
@@ -315,6 +315,11 @@ class TrainConfig:
     scheduler: Any = key(None, "the learning rate over the epochs")
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    task: str = key(
+        "binary",
+        "binary: benign or malignant; subtype: the eight tumor types, summed to these two",
+        choices=tuple(TASKS),
+    )
     logger: Any = key(None, "where curves and results are kept beside the run's own files")
     seed: int = key(0, "seed of everything that is drawn during the run", at_least=0)
     gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)

@@ -82,7 +82,7 @@ class _WholeNetwork(nn.Module):
         super().__init__()
         # of a network in channels_last, torch 2.15's exporter writes the mean over places as a gather by strides, whose
         # size nobody knows beforehand
-        self.network = copy.deepcopy(network.classifier.network).to(memory_format=torch.contiguous_format)
+        self.network = copy.deepcopy(network.classifier.binary_network()).to(memory_format=torch.contiguous_format)
         self.register_buffer("scale", (1 / (255 * network.std)).view(3, 1, 1))
         self.register_buffer("shift", (-network.mean / network.std).view(3, 1, 1))
 

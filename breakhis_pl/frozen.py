@@ -102,7 +102,7 @@ def solve(
     if not isinstance(head, nn.Linear) or known is None:
         raise TypeError(f"expected a linear head and its features, got a {type(head).__name__}")
     rows = torch.tensor(data.split.indices(Subset.TRAIN))
-    targets = torch.tensor([data.records[row].name.target for row in rows.tolist()])
+    targets = torch.tensor([data.records[row].name.target_of(data.task) for row in rows.tolist()])
     solution = solve_head(
         head, known[rows.to(known.device)], targets, loss=classifier.loss_function, l2=config.model.l2
     )

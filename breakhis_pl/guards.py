@@ -139,8 +139,8 @@ def check_fits(network: TrainedNetwork, path: Path, run: Mapping[str, Any], trai
             f"the run {folder} on {trained.data.image_size}"
         )
     spec, model = network.classifier.spec, trained.model
-    there = (spec.library, spec.backbone, dict(spec.arguments), spec.head)
-    here = (model.library, model.backbone, model.arguments or {}, model.head)
+    there = (spec.library, spec.backbone, dict(spec.arguments), spec.head, f"task={spec.task}")
+    here = (model.library, model.backbone, model.arguments or {}, model.head, f"task={trained.task}")
     if there != here:
         differing = [pair for pair in zip(there, here, strict=True) if pair[0] != pair[1]]
         texts = [", ".join(str(pair[side]) for pair in differing) for side in (0, 1)]

@@ -16,7 +16,9 @@ from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
+from breakhis_pl.evaluation.subtypes import SubtypePredictions, write_subtype_results
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.tasks import summed
 
 
 def write_outcome(
@@ -41,9 +43,12 @@ def write_outcome(
         views: What each image was averaged over, for the figure's title; None where it was shown once.
     """
     rows, logits = classifier.evaluated_logits(subset)
-    predictions = to_predictions(data, rows, logits)
+    predictions = to_predictions(data, rows, summed(logits, classifier.spec.task))
     title = ", ".join(filter(None, (run_title(classifier.spec.title, data.data), views)))
     result = write_results(folder, predictions, subset=subset, title=title, note=figure_note(data))
+    if classifier.spec.task == "subtype":
+        types = to_subtypes(data, rows, logits)
+        write_subtype_results(folder, types, title=f"{title}: {subset} images", note=figure_note(data))
     if n_explained > 0:
 
         def images_of(chosen: Sequence[int]) -> Tensor:
@@ -54,7 +59,7 @@ def write_outcome(
 
         explain_predictions(
             folder,
-            classifier.network.to(device),
+            classifier.binary_network().to(device),
             predictions,
             rows=rows.tolist(),
             images_of=images_of,
@@ -95,6 +100,26 @@ def to_predictions(data: BreakHisDataModule, rows: Tensor, logits: Tensor) -> Pr
         case=tuple(name.case for name in names),
         magnification=np.array([name.magnification for name in names], dtype=np.int64),
         target=np.array([name.target for name in names], dtype=np.int64),
+        probabilities=probabilities,
+        predicted=probabilities.argmax(axis=1).astype(np.int64),
+    )
+
+
+def to_subtypes(data: BreakHisDataModule, rows: Tensor, logits: Tensor) -> SubtypePredictions:
+    """The rows of an evaluation by tumor type.
+
+    Args:
+        data: What the rows of the store are.
+        rows: int64, (n,), rows of the store.
+        logits: float32, (n, 8).
+    """
+    names = [data.records[row].name for row in rows.tolist()]
+    probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    return SubtypePredictions(
+        image=tuple(name.file_name for name in names),
+        patient=tuple(name.patient for name in names),
+        case=tuple(name.case for name in names),
+        target=np.array([name.target_of("subtype") for name in names], dtype=np.int64),
         probabilities=probabilities,
         predicted=probabilities.argmax(axis=1).astype(np.int64),
     )

@@ -206,6 +206,7 @@ def _prepare(
         config.augmentation,
         seed=config.seed,
         show_progress=config.trainer.progress_bar and distributed.is_first(),
+        task=config.task,
     )
     data.index()
     data.evaluated = tuple(subset for subset in data.evaluated if subset in evaluated)
@@ -215,7 +216,7 @@ def _prepare(
     last = folder / LAST_CHECKPOINT
     checkpoint = last if before is not None and last.exists() else None
     speed = make_fast(config, data, accelerator)
-    spec = spec_of(config.model, image_size=config.data.image_size)
+    spec = spec_of(config.model, image_size=config.data.image_size, task=config.task)
     check_single_images(data, spec, limit=config.trainer.limit_train_batches)
     classifier = Classifier(
         **asdict(spec),
@@ -346,7 +347,11 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
             f"that counts, {counting_checkpoint(folder).name}; drop checkpoint"
         )
     data = BreakHisDataModule(
-        trained.data, trained.augmentation, seed=trained.seed, show_progress=distributed.is_first()
+        trained.data,
+        trained.augmentation,
+        seed=trained.seed,
+        show_progress=distributed.is_first(),
+        task=trained.task,
     )
     with distributed.first_of_machine_first():
         data.index()

@@ -74,14 +74,15 @@ class TrainOrder:
                 raise ConfigurationError(f"data.balance={other} is not possible")
 
 
-def class_weights(targets: Sequence[int]) -> tuple[float, ...]:
+def class_weights(targets: Sequence[int], *, n_classes: int = len(CLASS_NAMES)) -> tuple[float, ...]:
     """Weight of each class's losses, so that every class weighs the same in the whole of train.
 
     Args:
         targets: Index of the class of each train image.
+        n_classes: Number of classes.
 
     Returns:
-        One per class of `CLASS_NAMES`: the mean number of images of a class over its own, 0 where it has none. Over
+        One per class: the mean number of images of a class over its own, 0 where it has none. Over
         all train images they have mean 1.
 
     Source:
@@ -94,7 +95,7 @@ def class_weights(targets: Sequence[int]) -> tuple[float, ...]:
     """
     counts = Counter(targets)
     return tuple(
-        len(targets) / (len(counts) * counts[target]) if counts[target] else 0.0 for target in range(len(CLASS_NAMES))
+        len(targets) / (len(counts) * counts[target]) if counts[target] else 0.0 for target in range(n_classes)
     )
 
 

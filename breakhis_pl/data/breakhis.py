@@ -56,6 +56,9 @@ SUBTYPES = MappingProxyType(
     }
 )
 
+TASKS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"binary": CLASS_NAMES, "subtype": tuple(SUBTYPES)})
+"""What a network tells apart, by `task`: classes in the order of their index."""
+
 PUBLISHED_COUNTS = MappingProxyType(
     {
         (40, "benign"): 625,  # often printed as 652; only 625 fits the sums of its row and its column
@@ -107,6 +110,10 @@ class ImageName:
     def target(self) -> int:
         """Index of the class in `CLASS_NAMES`."""
         return CLASS_NAMES.index(self.class_name)
+
+    def target_of(self, task: str) -> int:
+        """Index of what a network of this task should say, in `TASKS[task]`."""
+        return self.target if task == "binary" else TASKS[task].index(self.subtype)
 
 
 def parse_file_name(file_name: str) -> ImageName:

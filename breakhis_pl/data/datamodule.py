@@ -27,7 +27,7 @@ from breakhis_pl.config import (
 from breakhis_pl.cores import n_cores
 from breakhis_pl.data.augment import Augmentation, augmentation_of_epoch, changes_anything, to_network_input
 from breakhis_pl.data.balance import TrainOrder, class_weights
-from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.data.breakhis import TASKS, Subset
 from breakhis_pl.data.domain import appearances, fit_domain, plain_domain
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
@@ -70,6 +70,7 @@ class BreakHisDataModule(L.LightningDataModule):
         augmentation: The keys of `augmentation`; used for train batches only.
         seed: The run's seed: of a ratio split, the order of train images, and augmentation.
         show_progress: Whether bars are shown while images are drawn or decoded.
+        task: A key of `TASKS`; targets are of its classes.
 
     Attributes:
         records: All images that train, validation or test have, in the order of the store's rows.
@@ -102,12 +103,19 @@ class BreakHisDataModule(L.LightningDataModule):
     std: tuple[float, float, float]
 
     def __init__(
-        self, data: DataConfig, augmentation: AugmentationConfig, *, seed: int, show_progress: bool = True
+        self,
+        data: DataConfig,
+        augmentation: AugmentationConfig,
+        *,
+        seed: int,
+        show_progress: bool = True,
+        task: str = "binary",
     ) -> None:
         super().__init__()
         self.data = data
         self.augmentation = augmentation
         self.seed = seed
+        self.task = task
         self.show_progress = show_progress
         self.evaluated: tuple[Subset, ...] = (Subset.TEST,)
         self.memory_format = torch.channels_last
@@ -195,7 +203,11 @@ class BreakHisDataModule(L.LightningDataModule):
 
     def class_weights(self) -> tuple[float, ...] | None:
         """Weights of the classes in the loss of training; None where all are 1."""
-        return class_weights(self._train_targets()) if self.data.balance == "loss" else None
+        return (
+            class_weights(self._train_targets(), n_classes=len(TASKS[self.task]))
+            if self.data.balance == "loss"
+            else None
+        )
 
     def val_dataloader(self) -> list[DataLoader[Tensor]]:
         """Rows of the images of every subset in `evaluated`, in the order of the records."""
@@ -287,7 +299,7 @@ class BreakHisDataModule(L.LightningDataModule):
                 raise ConfigurationError(f"data.source={self.data.source} is not possible")
 
     def _train_targets(self) -> tuple[int, ...]:
-        return tuple(self.records[row].name.target for row in self.split.indices(Subset.TRAIN))
+        return tuple(self.records[row].name.target_of(self.task) for row in self.split.indices(Subset.TRAIN))
 
     def _described_magnifications(self) -> str:
         if self.data.test_magnification is None:
@@ -379,7 +391,7 @@ class BreakHisDataModule(L.LightningDataModule):
         if device not in self._resident:
             self._resident[device] = _Resident(
                 pixels=torch.from_numpy(self.store.pixels).to(device) if self.is_resident else None,
-                targets=torch.tensor([record.name.target for record in self.records], device=device),
+                targets=torch.tensor([record.name.target_of(self.task) for record in self.records], device=device),
                 mean=torch.tensor(self.mean, dtype=torch.float32, device=device),
                 std=torch.tensor(self.std, dtype=torch.float32, device=device),
             )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import WeightsError, listed
 from breakhis_pl.evaluation.texts import named
 from breakhis_pl.models.heads import build_head
@@ -38,23 +39,24 @@ BACKBONES: Mapping[str, Backbone] = MappingProxyType(
 )
 
 
-def build_network(name: str, *, dropout: float, head: str = "report") -> nn.Module:
+def build_network(name: str, *, dropout: float, head: str = "report", n_classes: int = len(CLASS_NAMES)) -> nn.Module:
     """A network with random weights and another head in place of its last layer.
 
     Args:
         name: A key of `BACKBONES`.
         dropout: Probability of dropout in the report's head, in [0, 1).
         head: As in `heads.build_head`.
+        n_classes: Number of logits.
 
     Returns:
-        From float32 (batch, 3, height, width) to logits (batch, 2).
+        From float32 (batch, 3, height, width) to logits (batch, n_classes).
 
     Source:
         Otto et al. 2022; torchvision.models.
     """
     network: nn.Module = BACKBONES[name].build(weights=None)
     n_features: int = network.get_submodule("fc").in_features  # type: ignore[assignment]
-    network.fc = build_head(head, n_features, dropout=dropout)
+    network.fc = build_head(head, n_features, dropout=dropout, n_classes=n_classes)
     return network
 
 

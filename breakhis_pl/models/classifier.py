@@ -11,12 +11,13 @@ from torch.nn import functional
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.breakhis import TASKS
 from breakhis_pl.data.datamodule import Batch
 from breakhis_pl.models.heads import loss_of
 from breakhis_pl.models.mixup import mixed, mixup_share, partners
 from breakhis_pl.models.networks import NetworkSpec, build, head_of
 from breakhis_pl.models.stages import ParameterGroup, layer_groups
+from breakhis_pl.models.tasks import SummedTypes, summed
 from breakhis_pl.randomness import derived_seed
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter | ParameterGroup]], OptimizerLRScheduler]
@@ -28,7 +29,7 @@ _LOCAL: Mapping[str, Any] = {"sync_on_compute": False, "compute_with_cache": Fal
 
 
 class Classifier(L.LightningModule):
-    """Tells the classes of `CLASS_NAMES` apart.
+    """Tells the classes of a task apart.
 
     Args:
         backbone: Name of the network in its library.
@@ -38,6 +39,7 @@ class Classifier(L.LightningModule):
         head: "report", "linear" or "svm".
         image_size: Side in pixels of the images.
         is_frozen: Whether only the head is trained; the network below it then stays in evaluation mode.
+        task: A key of `TASKS`.
         seed: The run's seed; initial weights and dropout follow it.
         memory_format: Of convolution weights, and so of activations.
         evaluated: Names of the subsets of the validation loaders, in their order.
@@ -48,7 +50,7 @@ class Classifier(L.LightningModule):
         layer_decay: Factor on the learning rate per stage, from the head down.
 
     Attributes:
-        network: From images (batch, 3, height, width) to logits (batch, 2).
+        network: From images (batch, 3, height, width) to logits (batch, n_classes) of the task.
         spec: The plain values that rebuild it.
         known_features: What the head is given for each row of the store, float, (n_images, n_features), where that
             never changes; None computes it for every batch.
@@ -65,6 +67,7 @@ class Classifier(L.LightningModule):
         head: str = "report",
         image_size: int = 224,
         is_frozen: bool = False,
+        task: str = "binary",
         seed: int = 0,
         memory_format: torch.memory_format = torch.channels_last,
         evaluated: Sequence[str] = ("test",),
@@ -83,6 +86,7 @@ class Classifier(L.LightningModule):
             dropout=dropout,
             image_size=image_size,
             is_frozen=is_frozen,
+            task=task,
         )
         self.loss_function = loss_of(head)
         self.known_features: Tensor | None = None
@@ -101,10 +105,11 @@ class Classifier(L.LightningModule):
         subsets = ("train", *self.evaluated)
         # the names of ModuleDict's own methods, such as train, cannot be keys
         self.losses = nn.ModuleDict({f"{name}_loss": MeanMetric(nan_strategy="disable", **_LOCAL) for name in subsets})
+        n_classes = len(TASKS[task])
         self.accuracies = nn.ModuleDict(
             {
                 # validate_args looks at every target, which waits for the device in every step
-                f"{name}_accuracy": MulticlassAccuracy(len(CLASS_NAMES), average="micro", validate_args=False, **_LOCAL)
+                f"{name}_accuracy": MulticlassAccuracy(n_classes, average="micro", validate_args=False, **_LOCAL)
                 for name in subsets
             }
         )
@@ -122,7 +127,7 @@ class Classifier(L.LightningModule):
         return self.spec.dropout
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of normalized images.
+        """Logits of benign and malignant, whatever the network tells apart, for normalized images.
 
         Args:
             images: float32, (batch, 3, height, width).
@@ -131,13 +136,18 @@ class Classifier(L.LightningModule):
             float32, (batch, 2), whatever the precision inside.
         """
         logits: Tensor = self.network(images)
-        return logits.float()
+        return summed(logits.float(), self.spec.task)
+
+    def binary_network(self) -> nn.Module:
+        """The network, as one that tells benign from malignant."""
+        return self.network if self.spec.task == "binary" else SummedTypes(self.network, self.spec.task)
 
     def logits_of(self, batch: Batch) -> Tensor:
-        """Logits of a batch; from what is known where the network below the head never changes."""
+        """Logits of the task's classes; from what is known where the network below the head never changes."""
         if self.known_features is None:
-            return self(batch.images)  # type: ignore[no-any-return]
-        logits: Tensor = head_of(self.network)(self.known_features.index_select(0, batch.rows))
+            logits: Tensor = self.network(batch.images)
+        else:
+            logits = head_of(self.network)(self.known_features.index_select(0, batch.rows))
         return logits.float()
 
     def train(self, mode: bool = True) -> "Classifier":
@@ -227,7 +237,7 @@ class Classifier(L.LightningModule):
             self._outputs[name] = [(rows[order], logits[order])]
 
     def evaluated_logits(self, subset: str) -> tuple[Tensor, Tensor]:
-        """Rows and logits of the last evaluation: int64 (n_images,) and float32 (n_images, 2), on the CPU."""
+        """Rows and logits of the last evaluation: int64 (n_images,) and float32 (n_images, n_classes), on the CPU."""
         rows, logits = zip(*self._outputs[subset], strict=True)
         return torch.cat(rows).cpu(), torch.cat(logits).cpu()
 
@@ -253,7 +263,7 @@ class Classifier(L.LightningModule):
             "head": self.spec.head,
             "is_frozen": self.spec.is_frozen,
             "dropout": self.spec.dropout,
-            "class_names": list(CLASS_NAMES),
+            "class_names": list(TASKS[self.spec.task]),
         }
 
     def _metrics(self, subset: str) -> tuple[MeanMetric, MulticlassAccuracy]:

@@ -14,7 +14,7 @@ HEAD_FEATURES = (256, 100)
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_head(kind: str, n_features: int, *, dropout: float) -> nn.Module:
+def build_head(kind: str, n_features: int, *, dropout: float, n_classes: int = len(CLASS_NAMES)) -> nn.Module:
     """A head with random weights.
 
     Args:
@@ -22,12 +22,13 @@ def build_head(kind: str, n_features: int, *, dropout: float) -> nn.Module:
             Linear).
         n_features: Length of what the head is given.
         dropout: Probability of dropout in the report's head, in [0, 1).
+        n_classes: Number of logits.
 
     Source:
         Otto et al. 2022.
     """
     if kind != "report":
-        return nn.Linear(n_features, len(CLASS_NAMES))
+        return nn.Linear(n_features, n_classes)
     first, second = HEAD_FEATURES
     return nn.Sequential(
         nn.Linear(n_features, first),
@@ -35,7 +36,7 @@ def build_head(kind: str, n_features: int, *, dropout: float) -> nn.Module:
         nn.Dropout(dropout),
         nn.Linear(first, second),
         nn.ReLU(inplace=True),
-        nn.Linear(second, len(CLASS_NAMES)),
+        nn.Linear(second, n_classes),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from breakhis_pl.config import ModelConfig
+from breakhis_pl.data.breakhis import TASKS
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.models import timm_networks, torchvision_networks
 from breakhis_pl.models.backbones import BACKBONES, build_network
@@ -28,6 +29,7 @@ class NetworkSpec:
         dropout: Probability of dropout in the report's head, in [0, 1).
         image_size: Side in pixels of the images.
         is_frozen: Whether only the head is trained.
+        task: What it tells apart, a key of `TASKS`.
     """
 
     backbone: str
@@ -37,21 +39,24 @@ class NetworkSpec:
     dropout: float = 0.4
     image_size: int = 224
     is_frozen: bool = False
+    task: str = "binary"
 
     @property
     def title(self) -> str:
         """What the network is, for people."""
         name = BACKBONES[self.backbone].title if self.library == "report" else self.backbone
         frozen = ", frozen" if self.is_frozen else ""
-        return f"{name}{frozen}" + ("" if self.head == "report" else f", {self.head} head")
+        types = "" if self.task == "binary" else f", {len(TASKS[self.task])} tumor types"
+        return f"{name}{frozen}{types}" + ("" if self.head == "report" else f", {self.head} head")
 
 
-def spec_of(model: ModelConfig, *, image_size: int) -> NetworkSpec:
+def spec_of(model: ModelConfig, *, image_size: int, task: str = "binary") -> NetworkSpec:
     """The network that a configuration asks for.
 
     Args:
         model: The keys of `model`.
         image_size: Side in pixels of the images.
+        task: What it tells apart.
     """
     return NetworkSpec(
         backbone=model.backbone,
@@ -61,6 +66,7 @@ def spec_of(model: ModelConfig, *, image_size: int) -> NetworkSpec:
         dropout=model.dropout,
         image_size=image_size,
         is_frozen=model.freeze,
+        task=task,
     )
 
 
@@ -97,10 +103,12 @@ def build(spec: NetworkSpec) -> nn.Module:
         ConfigurationError: If the library has no such network, or it cannot be built with these values.
     """
     if spec.library == "report":
-        network = build_network(spec.backbone, dropout=spec.dropout, head=spec.head)
+        network = build_network(spec.backbone, dropout=spec.dropout, head=spec.head, n_classes=len(TASKS[spec.task]))
     else:
         backbone, n_features = _build_backbone(spec)
-        network = Network(backbone, build_head(spec.head, n_features, dropout=spec.dropout))
+        network = Network(
+            backbone, build_head(spec.head, n_features, dropout=spec.dropout, n_classes=len(TASKS[spec.task]))
+        )
     if spec.is_frozen:
         network.requires_grad_(False)
         head_of(network).requires_grad_(True)

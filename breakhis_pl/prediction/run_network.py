@@ -72,7 +72,7 @@ class RunNetwork:
             ConfigurationError: If the network is of a kind that Grad-CAM cannot explain.
         """
         try:
-            maps = grad_cam(self.classifier.network, self.normalized(pixels), torch.from_numpy(classes))
+            maps = grad_cam(self.classifier.binary_network(), self.normalized(pixels), torch.from_numpy(classes))
         except TypeError as error:
             raise ConfigurationError(f"gradcam is not possible: {error}; set gradcam=false") from error
         heat: Float32Array = maps.cpu().numpy()

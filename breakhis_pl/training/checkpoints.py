@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from breakhis_pl.config import SMALLEST_IMAGE
-from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.breakhis import CLASS_NAMES, TASKS
 from breakhis_pl.data.domain import Domain, restored_domain
 from breakhis_pl.data.stain import StainTarget, restored_target
 from breakhis_pl.errors import CheckpointError, ConfigurationError, StorageError, listed
@@ -226,8 +226,9 @@ def _network_spec(facts: Mapping[str, Any], image_size: int) -> NetworkSpec:
     Raises:
         ValueError: If no such network tells these classes apart.
     """
-    if facts.get("class_names") != list(CLASS_NAMES):
-        raise ValueError(f"class_names is not {list(CLASS_NAMES)}")
+    tasks = [task for task, class_names in TASKS.items() if facts.get("class_names") == list(class_names)]
+    if not tasks:
+        raise ValueError(f"class_names is not {list(CLASS_NAMES)}, nor the eight tumor types")
     # a checkpoint of before other libraries names the backbone and dropout alone
     library, head = _one_of(facts, "library", LIBRARIES), _one_of(facts, "head", HEADS)
     backbone, is_frozen = facts.get("backbone"), facts.get("is_frozen", False)
@@ -249,6 +250,7 @@ def _network_spec(facts: Mapping[str, Any], image_size: int) -> NetworkSpec:
         dropout=_number(facts.get("dropout"), "dropout", is_possible=lambda value: 0 <= value < 1),
         image_size=image_size,
         is_frozen=is_frozen,
+        task=tasks[0],
     )
 
 

@@ -19,6 +19,7 @@ from breakhis_pl.errors import TrainingError
 from breakhis_pl.evaluation.figures import curves_figure, save_figure
 from breakhis_pl.files import write_text
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.tasks import summed
 from breakhis_pl.training.distributed import gathered
 from breakhis_pl.training.loggers import RunLogger
 from breakhis_pl.training.selection import Selection, monitored_value
@@ -161,7 +162,7 @@ class History(Callback):
             rows, logits = classifier.evaluated_logits(Subset.VAL)
             records = trainer.datamodule.records  # type: ignore[attr-defined]  # of BreakHisDataModule
             targets = np.array([records[place].name.target for place in rows.tolist()], dtype=np.int64)
-            row[selection.monitor] = monitored_value(selection.monitor, targets, logits)
+            row[selection.monitor] = monitored_value(selection.monitor, targets, summed(logits, classifier.spec.task))
         selection.take(int(row["epoch"]), row[selection.monitor])
         trainer.should_stop = trainer.should_stop or selection.stopped_after is not None
 
