@@ -77,6 +77,7 @@ Keys used most
   model.head=report           linear, or svm: one layer, with hinge loss;  model.dropout=0.4 (report)
   model.freeze=true           train the head alone; with augmentation=none and one layer it is solved for (model.l2)
   trainer.max_epochs=15       seed=0
+  task=subtype                tell the eight tumor types apart; evaluated as benign or malignant, and by type
   augmentation.stain=0.2      one transform alone: zoom, shift, stain, hue, blur, …; augmentation=strong has them all
   training.label_smoothing=0  training.mixup=0  training.ema_decay=null (0.999)  scheduler=warmup_cosine
   training.layer_decay=1      training.frozen_epochs=0: learning rates by layer, the head alone at first
