@@ -553,16 +553,14 @@ def _run_hydra(program: ProgramName, given: Sequence[str], unfinished: _Unfinish
 
     from breakhis_pl import composition, jobs  # noqa: PLC0415 - imports Hydra
 
-    overrides = [each for each in given if not each.startswith("-")]
-    swept = composition.swept_keys(composition.parse_overrides(overrides))
-    job = jobs.Job(program, swept, partial(_go_on, program, tuple(given)), _run_job, _compare)
+    job = jobs.Job(program, composition.swept_by_command(), partial(_go_on, program, tuple(given)), _run_job, _compare)
     sweep = _sweep_elsewhere(program, given)
     sys.argv[1:] = given if sweep is None else [*given, f"hydra.sweep.dir={_quoted(str(sweep))}"]
     try:
         if sweep is not None:
             unfinished.command = _go_on(program, tuple(given), Path(), str(sweep))
         hydra.main(version_base="1.3", config_path=str(_CONF_FOLDER), config_name=program)(job)()
-        failures = job.failures if sweep is None else _failures_there(sweep, overrides)
+        failures = job.failures if sweep is None else _failures_there(sweep, given)
     except BaseException:
         unfinished.command = job.unfinished or unfinished.command
         raise
@@ -611,12 +609,13 @@ def _asked_launcher(given: Sequence[str]) -> str:
     return asked[-1] if asked else ""
 
 
-def _failures_there(sweep: Path, overrides: Sequence[str]) -> list[str]:
+def _failures_there(sweep: Path, given: Sequence[str]) -> list[str]:
     """What went wrong in the runs of a sweep that other processes did, from their folders."""
     from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
     from breakhis_pl.evaluation.run_summary import summarize_run  # noqa: PLC0415 - imports numpy
 
-    names = map(composition.sweep_choice, composition.expand_sweep(composition.parse_overrides(overrides)))
+    overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
+    names = map(composition.sweep_choice, composition.expand_sweep(overrides))
     runs = [summarize_run(sweep / name) for name in names]
     return [f"{run.name}: {run.error or run.status}" for run in runs if run.status != "finished"]
 

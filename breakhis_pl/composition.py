@@ -49,6 +49,11 @@ def register(swept_keys: Sequence[str] = ()) -> None:
     OmegaConf.register_new_resolver("sweep_choice", sweep_choice, replace=True)
 
 
+def swept_by_command() -> tuple[str, ...]:
+    """The keys that `register` was told of."""
+    return _swept_keys
+
+
 def _suffix(group: str) -> str:
     return {"data": "DataConfig", "logger": "LoggerConfig"}.get(group, "Config")
 

@@ -195,8 +195,8 @@ def slow_run(cache: Path) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_a_sweep_of_shared_runs_starts_each_with_its_own_configuration(tmp_path: Path, drawn_cache: Path) -> None:
-    arguments = ("-m", "seed=0,1", "optimizer=sgd", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
-    outcome = run_program("train", *slow_run(drawn_cache), *arguments, cwd=tmp_path)
+    arguments = ("seed=0,1", "optimizer=sgd", "trainer.max_epochs=1", "hydra.sweep.dir=sweep")
+    outcome = run_program("train", "-m", *slow_run(drawn_cache), *arguments, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     for seed in (0, 1):
         content = json.loads((tmp_path / "sweep" / str(seed) / "run.json").read_text())
