@@ -105,7 +105,7 @@ def network_faults(library: str, name: str, arguments: object) -> Iterator[str]:
         return
     yield from _name_faults(library, name)
     if not isinstance(arguments, Mapping):
-        yield f"model.arguments={str(arguments)[:60]} is not possible; expected as in 'model.arguments={{img_size: 96}}'"
+        yield f"model.arguments={str(arguments)[:60]} is not possible; expected as in model.arguments={{img_size: 96}}"
     elif arguments and library != "timm":
         yield f"model.arguments={dict(arguments)} is for model=timm; the networks of {library} take none"
     else:

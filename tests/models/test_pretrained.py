@@ -142,7 +142,7 @@ def test_positions_of_another_image_size_are_resampled(tmp_path: Path) -> None:
 
 
 def test_without_a_connection_timms_weights_are_an_error_that_says_what_else_there_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import timm
 
