@@ -74,6 +74,8 @@ def make_trainer(
     """A Trainer that leaves logging, checkpoints and bars to the callbacks given."""
     # the loaders hand out numbers; workers would only make them slower
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # what is frozen is to be in that mode
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     # Lightning 2.6.6 uses a class that torch 2.15 deprecates; can go with the next Lightning
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -151,7 +151,7 @@ def test_what_does_not_go_together_is_refused_at_the_door(overrides: list[str], 
 def test_a_train_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(
     drawn_cache: Path, tmp_path: Path
 ) -> None:
-    arguments = ("model=torchvision", "model.backbone=mobilenet_v3_small", "model.weights=none", "data.batch_size=53")
-    outcome = train(tmp_path, drawn_cache, *arguments, "data.image_size=33")
+    arguments = ("model=torchvision", "model.backbone=inception_v3", "model.weights=none", "data.batch_size=53")
+    outcome = train(tmp_path, drawn_cache, *arguments, "data.image_size=75")
     assert outcome.status == 1
     assert "data.batch_size=53 leaves a batch of a single image (54 train images)" in outcome.err

@@ -115,6 +115,7 @@ class Classifier(L.LightningModule):
         )
         self.graphed_network: GraphedNetwork | None = None
         self._outputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.train()  # Lightning trains each part in the mode it finds it in
 
     @property
     def backbone(self) -> str:
