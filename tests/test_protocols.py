@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,12 @@ import pytest
 import torch
 
 from breakhis_pl import composition
+from breakhis_pl.command_line import check_at_the_door
 from breakhis_pl.config import TrainConfig, all_magnifications, evaluated_magnifications
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.outcome import run_title
 from breakhis_pl.training.history import History
+from tests.conftest import REPOSITORY
 from tests.programs import TINY, run_program
 
 MONITOR, PATIENCE = "val_auroc", 2
@@ -241,3 +245,14 @@ def test_a_run_that_was_cut_chooses_as_if_it_never_was(
     stopped = json.loads((chosen / "run.json").read_text())["selection"]["stopped_after"]
     if stopped is not None:
         assert f"is finished (it stopped after epoch {stopped}: trainer.patience)" in again.out
+
+
+def documented_commands() -> list[str]:
+    page = (REPOSITORY / "docs" / "protocols.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    return [line for line in lines if "train.py" in line]
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_every_command_of_the_page_composes(command: str) -> None:
+    check_at_the_door("train", shlex.split(command)[2:])
