@@ -13,6 +13,7 @@ from breakhis_pl.data.breakhis import CLASS_NAMES, FOLDS, MAGNIFICATIONS, Subset
 from breakhis_pl.data.index import ImageRecord, index_images
 from breakhis_pl.data.splits import (
     Split,
+    at_magnifications,
     check_trainable,
     check_usable,
     official_split,
@@ -408,3 +409,92 @@ def test_a_split_csv_that_cannot_be_finished_leaves_the_old_one(
     with pytest.raises(OSError, match="No space left"):
         write_split_csv(path, Split(three_images(to_records), (Subset.TEST,) * 3))
     assert [(entry.name, entry.read_text(encoding="utf-8")) for entry in tmp_path.iterdir()] == [("split.csv", "old")]
+
+
+def patients_of(split: Split, subset: Subset) -> set[str]:
+    return {split.records[index].name.patient for index in split.indices(subset)}
+
+
+def test_by_patient_no_patient_crosses_subsets_and_siblings_may(at_200x: list[ImageRecord]) -> None:
+    n_shared = 0
+    for seed in SEEDS:
+        split = ratio_split(at_200x, test_fraction=0.3, seed=seed, group="patient")
+        assert not patients_of(split, Subset.TRAIN) & patients_of(split, Subset.TEST)
+        n_shared += len(shared_cases(split))
+        for class_name in CLASS_NAMES:
+            assert abs(share(split, Subset.TEST, class_name) - 0.3) < 0.01, seed
+    assert n_shared > 0
+
+
+def test_validation_takes_whole_cases_whatever_test_is_divided_by(at_200x: list[ImageRecord]) -> None:
+    for seed in range(30):
+        test = ratio_split(at_200x, test_fraction=0.3, seed=seed, group="patient")
+        cases = cases_by_subset(with_validation(test, fraction=0.2, seed=seed))
+        assert not cases[Subset.TRAIN] & cases[Subset.VAL]
+
+
+def test_an_unknown_group_is_refused(at_200x: list[ImageRecord]) -> None:
+    with pytest.raises(SplitError, match=r"data\.group=slide is not possible"):
+        ratio_split(at_200x, test_fraction=0.3, seed=0, group="slide")
+
+
+@pytest.mark.parametrize("kind", ["official", "case", "patient"])
+@pytest.mark.parametrize(("train", "evaluated"), [((40, 100, 200, 400), (200,)), ((40, 100), (400,)), ((200,), (200,))])
+def test_other_test_magnifications_keep_every_subset_apart(
+    published: Published, kind: str, train: tuple[int, ...], evaluated: tuple[int, ...]
+) -> None:
+    records = published(sorted({*train, *evaluated}))
+    for seed in range(3):
+        if kind == "official":
+            before = official_split(records, fold=seed % 5 + 1)
+        else:
+            before = ratio_split(records, test_fraction=0.3, seed=seed, group=kind, counted=evaluated)
+        split = at_magnifications(
+            with_validation(before, fraction=0.2, seed=seed, counted=evaluated), train=train, evaluated=evaluated
+        )
+        wanted = {Subset.TRAIN: set(train), Subset.VAL: set(evaluated), Subset.TEST: set(evaluated)}
+        for subset, magnifications in wanted.items():
+            assert {split.records[index].name.magnification for index in split.indices(subset)} == magnifications
+        cases = cases_by_subset(split)
+        assert not patients_of(split, Subset.TRAIN) & patients_of(split, Subset.TEST)
+        assert not cases[Subset.TRAIN] & cases[Subset.VAL]
+        if kind == "case":
+            assert not cases[Subset.TRAIN] & cases[Subset.TEST]
+        kept = {record.name.file_name for record in split.records}
+        assert split.records == tuple(record for record in records if record.name.file_name in kept)
+
+
+@pytest.mark.parametrize("kind", ["official", "ratio"])
+def test_more_train_magnifications_leave_the_test_and_validation_images_as_they_are(
+    published: Published, at_200x: list[ImageRecord], kind: str
+) -> None:
+    for seed in range(2):
+
+        def split(records: list[ImageRecord], seed: int = seed) -> Split:
+            before = (
+                official_split(records, fold=2)
+                if kind == "official"
+                else ratio_split(records, test_fraction=0.3, seed=seed, counted=(200,))
+            )
+            after = with_validation(before, fraction=0.2, seed=seed, counted=(200,))
+            return at_magnifications(after, train=MAGNIFICATIONS, evaluated=(200,))
+
+        alone, together = subset_by_name(split(at_200x)), subset_by_name(split(published(MAGNIFICATIONS)))
+        assert {name: together[name] for name in alone} == alone
+        assert set(together.values()) == set(Subset)
+        assert all(subset is Subset.TRAIN for name, subset in together.items() if name not in alone)
+
+
+def test_a_case_without_an_image_at_the_test_magnification_stays_in_train(to_records: ToRecords) -> None:
+    pairs = [("SOB_B_A-14-10", 1), ("SOB_B_A-14-20", 1), ("SOB_M_DC-14-30", 1), ("SOB_M_DC-14-40", 1)]
+    records = to_records(*(f"{patient}-200-001.png" for patient, _ in pairs), "SOB_B_A-14-50-40-001.png")
+    for seed in range(10):
+        split = ratio_split(records, test_fraction=0.5, seed=seed, counted=(200,))
+        after = with_validation(split, fraction=0.0, seed=seed, counted=(200,))
+        assert subset_by_name(after)["SOB_B_A-14-50-40-001.png"] is Subset.TRAIN
+
+
+def test_the_split_by_patient_of_seed_0_stays_what_it_is_on_every_machine(at_200x: list[ImageRecord]) -> None:
+    split = ratio_split(at_200x, test_fraction=0.2, seed=0, group="patient")
+
+    assert split.checksum() == "sha256:0669e49e769a7bba55cc8fe8753231cf3089119bf47509285cec205448beee4e"
