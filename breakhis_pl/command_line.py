@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 _CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 _OWN_COMPOSITION = {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--experimental-rerun"}
 _HYDRA_ANSWERS = {"--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--resolve"}
+
+_PATIENCE_S = 30
+"""Seconds in which a process that was told to end may write what it has."""
 
 _HELP = {
     "train": """\
@@ -254,14 +258,22 @@ def _follow(program: ProgramName, given: Sequence[str], resumed: Path | None) ->
 
 @contextmanager
 def _signals_stop() -> Iterator[None]:
-    """SIGTERM, and SIGUSR1 with which schedulers warn, end what is running in order; what was set before comes back."""
+    """SIGTERM, and SIGUSR1 with which schedulers warn, end what is running in order; what was set before comes back.
+
+    Schedulers may send them again and again; further ones within `_PATIENCE_S` change nothing. Ctrl-C does.
+    """
     names = ("SIGTERM", "SIGUSR1")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
 
+    first: list[float] = []
+
     def stop(signum: int, _: FrameType | None) -> None:
+        first.append(time.monotonic())
+        if first[-1] - first[0] <= _PATIENCE_S and len(first) > 1:
+            return  # it ends already; the newest state is being written
         raise Stopped(signum)
 
     before = [(number, signal.signal(number, stop)) for number in numbers]

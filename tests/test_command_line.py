@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 from torchvision import models
 
+from breakhis_pl import command_line
 from breakhis_pl.command_line import help_text
 from breakhis_pl.composition import CONF_FOLDER
+from breakhis_pl.errors import Stopped
 from tests.conftest import REPOSITORY
 from tests.programs import TINY, Outcome, run_program
 
@@ -131,6 +134,22 @@ def test_names_that_are_no_text_are_refused_before_anything_is_written(finished_
     outcome = run_program("evaluate", f"run={finished_run}", cwd=folder)
     assert "holds bytes that are no text in UTF-8" in outcome.err
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_second_signal_does_not_break_off_what_the_first_one_has_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with command_line._signals_stop():
+        with pytest.raises(Stopped, match=f"signal {signal.SIGTERM:d}"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(command_line, "_PATIENCE_S", 0)
+        with pytest.raises(Stopped, match=f"signal {signal.SIGUSR1:d}"):
+            os.kill(os.getpid(), signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_path_that_needs_quotes_is_told_so(tmp_path: Path) -> None:
