@@ -47,9 +47,9 @@ def build_backbone(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 def _as_layers(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with layers in place of their names."""
-    import timm.layers  # noqa: PLC0415 - optional
+    from timm.layers.mlp import Mlp, SwiGLUPacked  # noqa: PLC0415 - optional
 
-    layers = {"mlp_layer": {"Mlp": timm.layers.Mlp, "SwiGLUPacked": timm.layers.SwiGLUPacked}}
+    layers = {"mlp_layer": {"Mlp": Mlp, "SwiGLUPacked": SwiGLUPacked}}
     return {key: layers[key][value] if key in layers else value for key, value in arguments.items()}
 
 

@@ -57,7 +57,8 @@ def build_backbone(name: str, *, image_size: int) -> tuple[nn.Module, int]:
 
 def last_layer(network: nn.Module) -> str:
     """Name of the last linear layer, the one of the 1,000 ImageNet classes."""
-    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    names: list[str] = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return names[-1]
 
 
 def imagenet_weights(name: str) -> models.WeightsEnum:
@@ -87,7 +88,7 @@ def adapted(state: Mapping[str, Any], backbone: nn.Module) -> dict[str, Any]:
                 interpolate_embeddings(
                     backbone.image_size,
                     backbone.patch_size,
-                    {**left, "encoder.pos_embedding": positions.float()},  # type: ignore[arg-type]
+                    {**left, "encoder.pos_embedding": positions.float()},
                 )
             )
     return left

@@ -74,7 +74,7 @@ def solve_head(head: nn.Linear, features: Tensor, targets: Tensor, *, loss: Loss
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    search.step(objective)
+    search.step(objective)  # type: ignore[no-untyped-call]
     objective()
     gradient = max(float(each.grad.abs().max()) for each in (weight, bias) if each.grad is not None)
     n_iterations = int(search.state[weight]["n_iter"])
