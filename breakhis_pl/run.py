@@ -256,7 +256,7 @@ def _fit_or_take(
     if ready.speed.compile:
         ready.classifier.network.compile()
     selection = history.selection
-    content = None if ready.checkpoint is None else read_tensor_file(ready.checkpoint)
+    content: Mapping[str, Any] | None = None if ready.checkpoint is None else read_tensor_file(ready.checkpoint)
     if content is not None and ready.checkpoint is not None:
         if not is_solved(config):  # which has no steps to go on with
             check_training_state(

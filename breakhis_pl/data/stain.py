@@ -340,10 +340,10 @@ def _numbers(values: object, n: int, name: str, *, at_least: float, at_most: flo
     Raises:
         ValueError: If there are others.
     """
-    is_list = isinstance(values, list | tuple) and len(values) == n
-    if not is_list or not all(_is_number(value) and at_least <= value <= at_most for value in values):  # type: ignore[union-attr]
+    given: list[Any] = list(values) if isinstance(values, list | tuple) and len(values) == n else []
+    if not given or not all(_is_number(value) and at_least <= value <= at_most for value in given):
         raise ValueError(f"{name} is not a list of {n} numbers from {at_least:g} to {at_most:g}")
-    return tuple(float(value) for value in values)  # type: ignore[union-attr]
+    return tuple(float(value) for value in given)
 
 
 def _is_number(value: object) -> bool:

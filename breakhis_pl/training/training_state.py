@@ -69,7 +69,7 @@ def _check(content: Mapping[str, Any], trainer: L.Trainer, classifier: Classifie
     rows = _history_rows(content, history, classifier.evaluated)
     if not n_done == n_counted == len(rows):
         raise _MisfitError(f"it is of epoch {n_done}, counts {n_counted} epochs, and has a history of {len(rows)}")
-    made = classifier.configure_optimizers()
+    made: Any = classifier.configure_optimizers()
     if not isinstance(made, Mapping):
         raise TypeError(f"expected an optimizer and a schedule, got {type(made).__name__}")
     (saved,) = _list_of(content, "optimizer_states", 1)

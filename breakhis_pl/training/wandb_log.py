@@ -36,7 +36,7 @@ class WandbLog:
             self.run = wandb.init(
                 project=config.project,
                 entity=config.entity,
-                mode=config.mode,
+                mode=config.mode,  # type: ignore[arg-type]  # one of config's choices
                 dir=str(folder),
                 name=folder.resolve().name,
                 id=hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16],
