@@ -77,7 +77,7 @@ Keys used most
   trainer.monitor=val_loss    the best epoch on validation images counts; trainer.patience=5 stops early
   model.weights=imagenet      none, or a file with a state dict (.pth, for model=timm also .safetensors)
   model.backbone=resnet50     any name of torchvision (model=torchvision) or timm (model=timm)
-  model.arguments='{{…}}'       how timm builds it: 'model.arguments={{init_values: 1e-5, dynamic_img_size: true}}'
+  model.arguments             how timm builds the network, a dict; examples: docs/networks.md
   model.head=report           linear, or svm: one layer, with hinge loss;  model.dropout=0.4 (report)
   model.freeze=true           train the head alone; with augmentation=none and one layer it is solved for (model.l2)
   trainer.max_epochs=15       seed=0
