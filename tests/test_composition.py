@@ -97,8 +97,8 @@ def test_seed_0_and_a_list_of_magnifications_are_taken_as_given() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("data.imge_size=3", "unknown key data.imge_size (did you mean data.image_size?); data has: batch_size"),
-        ("+data.imge_size=3", "unknown key data.imge_size (did you mean data.image_size?); data has: batch_size"),
+        ("data.imge_size=3", "unknown key data.imge_size (did you mean data.image_size?); data has: balance"),
+        ("+data.imge_size=3", "unknown key data.imge_size (did you mean data.image_size?); data has: balance"),
         ("++seeed=3", "unknown key seeed (did you mean seed?); the configuration has: augmentation"),
         ("modle=resnet18", "unknown key modle (did you mean model?)"),
         ("optimizer.momentum=0.5", "unknown key optimizer.momentum; optimizer has: _target_, lr, weight_decay"),
@@ -195,7 +195,7 @@ def test_a_misspelt_key_in_a_file_is_refused(
         (["runs=a", "ensemble=true", "checkpoint=b.ckpt"], "ensemble=true checkpoint=b.ckpt: the test tables"),
         (["runs=a", "ensemble=true", "subset=val"], "ensemble=true subset=val: the test tables"),
         (["runs=a", "ensemble=true", "calibrate=true"], "ensemble=true calibrate=true: the test tables"),
-        (["run=a", "data.rooot=b"], r"unknown key data\.rooot \(did you mean data\.root\?\); data has: batch_size"),
+        (["run=a", "data.rooot=b"], r"unknown key data\.rooot \(did you mean data\.root\?\); data has: balance"),
     ],
 )
 def test_evaluate_is_told_what_it_needs(overrides: list[str], expected: str) -> None:
