@@ -93,7 +93,7 @@ def test_magnifications_of_test_are_one_or_a_list(asked: str) -> None:
 
 def test_the_title_says_what_a_run_was() -> None:
     def title(*overrides: str) -> str:
-        return run_title("resnet18", composed(*overrides).data)
+        return run_title("ResNet-18", composed(*overrides).data)
 
     assert title() == "ResNet-18, 200X, fold 2"
     assert title("data.magnification=[40,100]", "data.test_magnification=200", "data.stain=macenko") == (

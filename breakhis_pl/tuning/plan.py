@@ -90,6 +90,11 @@ def make_plan(overrides: Sequence[str]) -> Plan:
         raise ConfigurationError(f"nothing is left to search: the command sets {listed(sorted(given))} itself")
     config: TrainConfig = composition.compose_checked("train", own)
     _check_choosable(asked, config)
+    if config.trainer.is_distributed:
+        raise ConfigurationError(
+            f"trainer.devices={config.trainer.devices} trainer.strategy={config.trainer.strategy}: one process trains "
+            "a trial; start the command several times for trials at once, each with a device of its own"
+        )
     return Plan(Path(asked.study), asked.tuning, space, tuple(own), config)
 
 

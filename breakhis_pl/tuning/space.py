@@ -16,7 +16,8 @@ Parameters: TypeAlias = Mapping[str, Value]
 _KEYS = {"float": ("low", "high", "log"), "int": ("low", "high", "log"), "choice": ("choices",)}
 
 FIXED_KEYS = (
-    *("experiment", "space", "seed", "gallery", "data", "data.source", "data.root", "data.cache_dir", "data.verify"),
+    *("experiment", "space", "seed", "task", "logger", "gallery"),
+    *("data", "data.source", "data.root", "data.cache_dir", "data.verify"),
     *("data.magnification", "data.test_magnification", "data.split", "data.fold", "data.group", "data.test_fraction"),
     *("data.val_fraction", "data.require_complete", "data.images_per_patient", "data.width", "data.draw_seed"),
 )

@@ -140,3 +140,8 @@ def test_study_json_holds_what_was_asked_for(tmp_path: Path) -> None:
     assert content["asked"]["tuning"]["seed"] == 5
     assert content["asked"]["space"]["data.batch_size"] == {"type": "choice", "choices": [16, 32, 64]}
     assert isinstance(composition.compose_checked("tune", [f"study={tmp_path}"]), TuneConfig)
+
+
+def test_several_processes_for_one_trial_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"trainer\.devices=2 .*: one process trains a trial"):
+        make_plan([f"study={tmp_path}", "trainer=ddp", "trainer.devices=2", VALIDATED])
