@@ -11,8 +11,7 @@ import pytest
 import torch
 from torchvision import models
 
-from breakhis_pl import command_line
-from breakhis_pl import composition
+from breakhis_pl import command_line, composition
 from breakhis_pl.command_line import help_text
 from breakhis_pl.composition import CONF_FOLDER
 from breakhis_pl.errors import Stopped
