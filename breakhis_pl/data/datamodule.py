@@ -350,8 +350,8 @@ class BreakHisDataModule(L.LightningDataModule):
         if self.data.image_size <= SMALLEST_IMAGE and is_single:
             processes = "" if n_ranks == 1 else f" to one of {n_ranks} processes"
             raise ConfigurationError(
-                f"data.batch_size={size} leaves a batch of a single image{processes} ({n_train} train images an "
-                f"epoch), which batch norm cannot take at data.image_size={self.data.image_size}; change either of them"
+                f"data.batch_size={size} leaves a batch of a single image{processes} ({n_train} train images), "
+                f"which batch norm cannot take at data.image_size={self.data.image_size}; change either of them"
             )
 
     def _check_magnifications(self, found: Sequence[ImageRecord]) -> None:
