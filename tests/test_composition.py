@@ -195,7 +195,7 @@ def test_a_misspelt_key_in_a_file_is_refused(
         (["runs=a", "ensemble=true", "checkpoint=b.ckpt"], "ensemble=true checkpoint=b.ckpt: the test tables"),
         (["runs=a", "ensemble=true", "subset=val"], "ensemble=true subset=val: the test tables"),
         (["runs=a", "ensemble=true", "calibrate=true"], "ensemble=true calibrate=true: the test tables"),
-        (["run=a", "data.rooot=b"], r"unknown key data\.rooot \(did you mean data\.root\?\); data has: balance"),
+        (["run=a", "data.rooot=b"], r"unknown key data\.rooot \(did you mean data\.root\?\); data has: batch_size"),
     ],
 )
 def test_evaluate_is_told_what_it_needs(overrides: list[str], expected: str) -> None:
