@@ -6,8 +6,6 @@ images; who trains on these has tested the software and learned nothing about ti
 
 import hashlib
 import multiprocessing
-import os
-import sys
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -19,6 +17,7 @@ from numpy.random import Generator
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from breakhis_pl.cores import n_cores
 from breakhis_pl.data.architecture import build, draw_traits
 from breakhis_pl.data.breakhis import (
     IMAGE_SIZE,
@@ -107,7 +106,7 @@ def write_synthetic(
     """
     names = _planned_names(magnifications, images_per_patient, size, seed, patients)
     if workers is None:
-        workers = _n_cores() if len(names) >= _POOL_IMAGES else 1
+        workers = n_cores() if len(names) >= _POOL_IMAGES else 1
     elif workers < 1:
         raise ConfigurationError(f"workers {workers} is not possible; expected 1 or more, or None for one per core")
     portions = [names[start : start + _PORTION] for start in range(0, len(names), _PORTION)]
@@ -125,13 +124,6 @@ def write_synthetic(
             if on_progress is not None:
                 on_progress(n_done, len(names))
     return root
-
-
-def _n_cores() -> int:
-    """Cores this process may use, which on a cluster are fewer than the machine has."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _planned_names(
