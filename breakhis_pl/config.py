@@ -624,8 +624,6 @@ def _faults_of_training(config: TrainConfig) -> Iterator[str]:
     n_frozen, n_epochs = config.training.frozen_epochs, config.trainer.max_epochs
     if n_frozen > 0 and n_frozen >= n_epochs:
         yield f"training.frozen_epochs={n_frozen} is not possible; expected fewer than trainer.max_epochs={n_epochs}"
-    if n_frozen > 0 and config.trainer.is_distributed:
-        yield f"training.frozen_epochs={n_frozen} is for one process: several share what learns from the first step on"
     if config.training.mixup > 0 and getattr(config.data, "batch_size", None) == 1:
         yield f"training.mixup={config.training.mixup:g} mixes the images of a batch; expected data.batch_size above 1"
 

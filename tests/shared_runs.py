@@ -20,8 +20,10 @@ def exact_config(cache: Path, **trainer: Any) -> Any:
         ModelConfig,
         SGDConfig,
         SyntheticDataConfig,
+        TensorBoardLoggerConfig,
         TrainConfig,
         TrainerConfig,
+        TrainingConfig,
     )
 
     return TrainConfig(
@@ -39,22 +41,20 @@ def exact_config(cache: Path, **trainer: Any) -> Any:
         model=ModelConfig(backbone="resnet18", weights="none", dropout=0.0, epochs=2),
         optimizer=SGDConfig(lr=0.01, momentum=0.9),
         scheduler=ExponentialConfig(),
+        training=TrainingConfig(frozen_epochs=1),
         trainer=TrainerConfig(accelerator="cpu", max_epochs=2, progress_bar=False, **trainer),
+        logger=TensorBoardLoggerConfig(),
         gallery=0,
     )
 
 
 def frozen() -> Any:
-    """A callback that keeps batch norm as it is, and the first layer for an epoch."""
+    """A callback that keeps batch norm as it is."""
     import lightning.pytorch as L
     from torch import nn
 
     class Frozen(L.Callback):
-        def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
-            pl_module.network.conv1.weight.requires_grad_(False)
-
-        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            pl_module.network.conv1.weight.requires_grad_(trainer.current_epoch > 0)
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
             for module in pl_module.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()

@@ -36,7 +36,7 @@ def test_two_commands_set_everything_up() -> None:
 def test_every_training_command_composes(command: str, finished_run: Path, tmp_path: Path) -> None:
     filled = command.replace("<run folder>", str(finished_run)).replace("<sweep folder>", str(tmp_path / "sweep"))
     arguments = words(filled)[words(filled).index("train.py") + 1 :]
-    if any(argument.startswith("resume=") for argument in arguments):
+    if any(argument.startswith(("resume=", "repeat=")) for argument in arguments):
         assert run_program("train", *arguments, cwd=tmp_path).status == 0
     elif "--help" not in arguments:
         check_at_the_door("train", arguments)  # raises if anything is wrong

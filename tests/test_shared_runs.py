@@ -71,7 +71,7 @@ def test_a_checkpoint_evaluated_by_two_processes_gives_the_same_table(pair: Pair
 def test_two_processes_train_the_weights_that_one_trains(pair: Pair) -> None:
     ours, theirs = weights(pair.two), weights(pair.one)
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
-    conv1 = "network.conv1.weight"  # frozen in the first epoch, so that DDP sees it only from the second one on
+    conv1 = "network.conv1.weight"  # by frozen_epochs=1, DDP sees it only from the second epoch on
     config = exact_config(Path())
     begun = run.Classifier(config.model.backbone, dropout=0.0, seed=config.seed).state_dict()
     assert float((theirs[conv1] - begun[conv1]).abs().max()) > 1e-4

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from breakhis_pl.config import BACKBONES, AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
+from breakhis_pl.config import AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
 from breakhis_pl.data.balance import TrainOrder
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule, ShuffledSampler
 from breakhis_pl.data.domain import restored_domain
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
-from breakhis_pl.models.backbones import build_network
+from breakhis_pl.models.backbones import BACKBONES, build_network
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def of_report(model: str = "resnet18", **changes: object) -> RunSummary:
         "split": "official",
         "fold": 2,
         "magnification": (200,),
+        "test_magnification": (200,),
         "is_synthetic": False,
         "is_complete": True,
         "n_test_images": 597,
