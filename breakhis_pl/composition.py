@@ -23,7 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from breakhis_pl.config import PROGRAMS, VARIANTS, DataConfig, ProgramName, faults, magnifications
+from breakhis_pl.config import PROGRAMS, VARIANTS, DataConfig, ProgramName, magnifications
+from breakhis_pl.config_faults import faults
 from breakhis_pl.errors import ConfigurationError, listed
 
 CONF_FOLDER = Path(__file__).resolve().parent.parent / "conf"

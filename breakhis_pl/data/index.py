@@ -233,9 +233,7 @@ def _check_no_duplicates(records: Sequence[ImageRecord], root: Path) -> None:
     paths: dict[str, list[Path]] = {}
     for record in records:
         paths.setdefault(record.name.file_name, []).append(record.path)
-    twice = [
-        " = ".join(sorted(_below(root, str(path)) for path in same)) for same in paths.values() if len(same) > 1
-    ]
+    twice = [" = ".join(sorted(_below(root, str(path)) for path in same)) for same in paths.values() if len(same) > 1]
     if twice:
         raise DataFolderError(
             f"file names that occur more than once under {_visible(root)} ({len(twice)}): {listed(sorted(twice))}; "

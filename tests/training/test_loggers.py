@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from breakhis_pl.composition import compose_checked
-from breakhis_pl.config import MlflowLoggerConfig, WandbLoggerConfig, faults
+from breakhis_pl.config import MlflowLoggerConfig, WandbLoggerConfig
+from breakhis_pl.config_faults import faults
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.training.csv_log import CsvLog
 from breakhis_pl.training.logger_choice import make_logger
