@@ -12,9 +12,9 @@ import torch
 from torchvision import models
 
 from breakhis_pl import command_line, composition
-from breakhis_pl.command_line import help_text
 from breakhis_pl.composition import CONF_FOLDER
 from breakhis_pl.errors import Stopped
+from breakhis_pl.help_texts import help_text
 from tests.conftest import REPOSITORY
 from tests.programs import TINY, Outcome, run_program
 

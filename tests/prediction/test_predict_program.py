@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from breakhis_pl import export_onnx
-from breakhis_pl.command_line import check_at_the_door, help_text
+from breakhis_pl.command_line import check_at_the_door
 from breakhis_pl.config import PredictConfig
 from breakhis_pl.errors import (
     CheckpointError,
@@ -31,6 +31,7 @@ from breakhis_pl.errors import (
 )
 from breakhis_pl.evaluation.calibration import Calibration, write_calibration
 from breakhis_pl.evaluation.csv_tables import read_columns
+from breakhis_pl.help_texts import help_text
 from breakhis_pl.prediction import program, run_network
 from breakhis_pl.prediction.facts import NOTICE, NetworkFacts
 from breakhis_pl.prediction.rows import COLUMNS

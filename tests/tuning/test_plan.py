@@ -7,9 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from breakhis_pl import composition
-from breakhis_pl.command_line import check_at_the_door, help_text
+from breakhis_pl.command_line import check_at_the_door
 from breakhis_pl.config import TuneConfig, TuningConfig
 from breakhis_pl.errors import ConfigurationError, RunFolderError
+from breakhis_pl.help_texts import help_text
 from breakhis_pl.tuning import plan as plans
 from breakhis_pl.tuning.plan import STUDY_JSON, check_corners, check_same_study, make_plan, name_of_study
 from breakhis_pl.tuning.space import Dimension
