@@ -30,7 +30,8 @@ def synthetic_folder(config: SyntheticDataConfig, *, show_progress: bool = True)
 
     Raises:
         ConfigurationError: If images cannot be drawn like this.
-        StorageError: If the cache folder cannot be written to, or its disk is full.
+        StorageError: If the cache folder cannot be written to, or its disk is full, or if a process that
+            draws was ended from outside.
     """
     width, height = config.width, round(config.width * IMAGE_SIZE[1] / IMAGE_SIZE[0])
     drawn = sorted(all_magnifications(config))
@@ -42,6 +43,8 @@ def synthetic_folder(config: SyntheticDataConfig, *, show_progress: bool = True)
         return folder
     try:
         _draw(config, folder, size=(width, height), show_progress=show_progress)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(
             f"{cache} cannot take the drawn images ({error}); make room or give access, "

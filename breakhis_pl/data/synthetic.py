@@ -8,6 +8,7 @@ import hashlib
 import multiprocessing
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from breakhis_pl.data.breakhis import (
 )
 from breakhis_pl.data.staining import ByteArray, draw_staining, photograph, stain_amounts
 from breakhis_pl.data.tissue import Canvas, Flow
-from breakhis_pl.errors import ConfigurationError, listed
+from breakhis_pl.errors import ConfigurationError, StorageError, listed
 
 DESCRIPTION = "synthetic, drawn by breakhis_pl; no tissue"
 SMALLEST_SIDE = 16
@@ -103,6 +104,7 @@ def write_synthetic(
 
     Raises:
         ConfigurationError: If an argument is out of range, or there is no such patient or magnification.
+        StorageError: If one of the processes was ended from outside.
     """
     names = _planned_names(magnifications, images_per_patient, size, seed, patients)
     if workers is None:
@@ -119,10 +121,15 @@ def write_synthetic(
             written = pool.map(write, portions)
         else:
             written = map(write, portions)
-        for n_written in written:
-            n_done += n_written
-            if on_progress is not None:
-                on_progress(n_done, len(names))
+        try:
+            for n_written in written:
+                n_done += n_written
+                if on_progress is not None:
+                    on_progress(n_done, len(names))
+        except BrokenProcessPool:
+            raise StorageError(
+                "a process that draws images was ended from outside, perhaps for want of memory; run the command again"
+            ) from None
     return root
 
 

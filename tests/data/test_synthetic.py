@@ -1,17 +1,21 @@
 import hashlib
+import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 
+from breakhis_pl.config import SyntheticDataConfig
 from breakhis_pl.data import synthetic
 from breakhis_pl.data.architecture import build, draw_traits
 from breakhis_pl.data.breakhis import IMAGE_SIZE, SUBTYPES, archive_folder, official_patients, parse_file_name
+from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.synthetic import DESCRIPTION, draw_tissue, write_synthetic
 from breakhis_pl.data.tissue import Canvas, Flow
-from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.errors import ConfigurationError, StorageError
 
 SMALL = (32, 21)
 BENIGN = "SOB_B_F-14-9133"
@@ -215,3 +219,21 @@ def test_images_that_cannot_be_written_are_refused_before_anything_is(
     with pytest.raises(ConfigurationError, match=value):
         write_synthetic(tmp_path / "root", **arguments)
     assert not (tmp_path / "root").exists()
+
+
+def test_a_process_that_is_killed_while_it_draws_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killing(root: Path, **asked: Any) -> Path:
+        def kill(done: int, total: int) -> None:
+            assert done < total
+            for child in multiprocessing.active_children():
+                child.kill()
+
+        return write_synthetic(root, **{**asked, "on_progress": kill, "workers": 2})
+
+    monkeypatch.setattr("breakhis_pl.data.drawn.write_synthetic", killing)
+    asked = SyntheticDataConfig(cache_dir=str(tmp_path), magnification=(200,), width=32, images_per_patient=4)
+    with pytest.raises(StorageError, match=r"^a process that draws images was ended from outside"):
+        synthetic_folder(asked, show_progress=False)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
