@@ -8,6 +8,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from PIL import Image
 
 from breakhis_pl.command_line import main
 from breakhis_pl.config import ProgramName
@@ -25,12 +29,21 @@ class Outcome:
     err: str
 
 
-def run_program(program: ProgramName, *arguments: str, cwd: Path) -> Outcome:
-    """Runs a program in a folder; a traceback in its output is never what its user should see."""
+def run_program(program: ProgramName, *arguments: str, cwd: Path, is_drawn: bool = False) -> Outcome:
+    """Runs a program in a folder; a traceback in its output is never what its user should see.
+
+    Args:
+        program: Which one.
+        arguments: Of the command line.
+        cwd: The folder.
+        is_drawn: Whether figures become pictures, which takes half the time of a small run. Else they are composed,
+            and files of a single color are written in their place.
+    """
     out, err = io.StringIO(), io.StringIO()
     status = 0
     arguments_before = sys.argv[:]
-    with contextlib.chdir(cwd), _logging_kept(), warnings.catch_warnings():
+    blank = contextlib.nullcontext() if is_drawn else _blank_figures()
+    with contextlib.chdir(cwd), _logging_kept(), warnings.catch_warnings(), blank:
         sys.argv = [f"{program}.py"]
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -40,6 +53,19 @@ def run_program(program: ProgramName, *arguments: str, cwd: Path) -> Outcome:
         finally:
             sys.argv = arguments_before
     return Outcome(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _blank_figures() -> Iterator[None]:
+    """Saves figures without drawing them."""
+
+    def saved(figure: object, target: BinaryIO, **_: Any) -> None:
+        assert figure is not None
+        Image.new("RGB", (8, 8), "white").save(target, format="png")
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", saved)
+        yield
 
 
 @contextlib.contextmanager

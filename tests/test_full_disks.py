@@ -22,7 +22,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_its_checkpoint(drawn_cache
     disk = tmp_path / "disk"
     disk.mkdir()
     train = [sys.executable, str(REPOSITORY / "train.py")]
-    arguments = (*TINY, f"data.cache_dir={drawn_cache}", "trainer=cpu", "trainer.max_epochs=3", "gallery=0")
+    arguments = (*TINY, f"data.cache_dir={drawn_cache}", "trainer=cpu", "trainer.max_epochs=2", "gallery=0")
     first = shlex.join([*train, *arguments, f"hydra.run.dir={disk / 'run'}"])
     resume = shlex.join([*train, f"resume={disk / 'run'}"])
     script = "\n".join(

@@ -91,7 +91,12 @@ def interrupted(arguments: tuple[str, ...], cwd: Path, *more: str) -> Outcome:
 
 @pytest.mark.parametrize(
     ("epoch", "hook"),
-    [(0, "on_train_epoch_start"), (0, "on_train_epoch_end"), (2, "on_train_epoch_start"), (3, "on_train_epoch_end")],
+    [
+        (0, "on_train_epoch_start"),
+        (2, "on_train_epoch_start"),
+        pytest.param(0, "on_train_epoch_end", marks=pytest.mark.slow),
+        pytest.param(3, "on_train_epoch_end", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_was_cut_ends_as_if_it_never_was(
     arguments: tuple[str, ...], uninterrupted: Path, tmp_path: Path, cut: Cut, epoch: int, hook: str
@@ -308,7 +313,14 @@ def test_other_images_are_noticed_before_a_run_goes_on(uninterrupted: Path, tmp_
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 138)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        ("SIGTERM", 143),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("SIGUSR1", 138, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_end_a_sweep_in_order_and_a_second_process_is_kept_out(
     arguments: tuple[str, ...], tmp_path: Path, number: str, status: int
 ) -> None:

@@ -157,6 +157,7 @@ def test_losses_of_the_fast_path_are_those_of_the_plain_loop(
     assert np.allclose(losses, of_the_plain_loop, rtol=TOLERANCE, atol=0)
 
 
+@pytest.mark.slow  # a minute where the processor has no bf16 of its own
 def test_losses_in_bf16_stay_near_those_of_the_plain_loop(
     data: BreakHisDataModule, of_the_plain_loop: list[tuple[float, float]]
 ) -> None:

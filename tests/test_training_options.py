@@ -45,7 +45,7 @@ def uninterrupted(arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathF
     return folder / "run"
 
 
-@pytest.mark.parametrize("n_done", [1, 2])
+@pytest.mark.parametrize("n_done", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_with_everything_that_was_cut_ends_in_the_same_bits(
     arguments: tuple[str, ...], uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_done: int
 ) -> None:
