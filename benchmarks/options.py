@@ -35,7 +35,8 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "adamw 1e-4, cosine": ("optimizer=adamw", "optimizer.lr=1e-4", "scheduler=warmup_cosine"),
         "macenko": ("data.stain=macenko",),
         "reinhard": ("data.stain=reinhard",),
-        "frozen features": ("experiment=frozen",),
+        "mixup, ema": ("training.mixup=0.2", "training.ema_decay=0.98"),
+        "frozen features": ("experiment=frozen", "trainer.max_epochs=1"),
     }
 )
 METRICS = ("auroc", "balanced_accuracy", "weighted_f1", "log_loss")
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides = own.split(",") if own else OPTIONS[name]
         for seed in range(asked.seeds):
             config = composition.compose_checked(
-                "train", [*overrides, "data.val_fraction=0.3", "gallery=0", *asked.overrides, f"seed={seed}"]
+                "train", ["data.val_fraction=0.3", "gallery=0", *asked.overrides, *overrides, f"seed={seed}"]
             )
             place = asked.out / name.replace(" ", "_").replace(",", "") / f"seed{seed}"
             found.setdefault(name, []).append(values_of(config, place))

@@ -96,13 +96,13 @@ def test_the_best_trial_composes_as_it_was_trained(study: Path) -> None:
     composition.register()
     composed = composition.plain(composition.compose_checked("train", command[2:]))
     assert composed == read_run(study / "trials" / best["number"])["config"]
-    assert (study / "experiment" / "best.yaml").read_text().startswith("# @package _global_\n# trial ")
+    assert (study / "experiment" / "best_trial.yaml").read_text().startswith("# @package _global_\n# trial ")
 
 
 def test_the_command_of_the_best_trial_works_where_the_path_is_strange(study: Path, tmp_path: Path) -> None:
     strange = tmp_path / "it's, a=1 [x]"
     (strange / "experiment").mkdir(parents=True)
-    (strange / "experiment" / "best.yaml").write_text((study / "experiment" / "best.yaml").read_text())
+    (strange / "experiment" / "best_trial.yaml").write_text((study / "experiment" / "best_trial.yaml").read_text())
     composition.register()
     command = shlex.split(command_for_best(strange))[2:]
     there = composition.compose_checked("train", shlex.split(command_for_best(study))[2:])
@@ -112,7 +112,7 @@ def test_the_command_of_the_best_trial_works_where_the_path_is_strange(study: Pa
 def test_the_page_and_the_command_on_it_are_there(study: Path) -> None:
     page = (study / "study.html").read_text()
     assert f"{N_TRIALS} of {N_TRIALS} trials" in page
-    assert "experiment=best" in page
+    assert "experiment=best_trial" in page
     assert "Synthetic images, no tissue." in page
 
 

@@ -13,8 +13,8 @@ from breakhis_pl.files import write_text
 from breakhis_pl.tuning.plan import Plan
 from breakhis_pl.tuning.trials import StudySummary, TrialRow
 
-BEST_YAML = Path("experiment") / "best.yaml"
-"""Inside the folder of a study: Hydra looks for experiments in a folder of that name."""
+BEST_YAML = Path("experiment") / "best_trial.yaml"
+"""Inside the folder of a study, where Hydra looks for experiments; a name that conf/experiment has would hide it."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_/.:+-]+")
 """What Hydra reads without quotes."""

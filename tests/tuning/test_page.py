@@ -37,12 +37,12 @@ def test_the_best_trial_is_the_complete_one_with_the_least_loss_or_the_most_of_e
 
 
 def test_the_page_says_what_there_is_and_that_the_best_value_is_optimistic() -> None:
-    html = study_html(STUDY, command="python train.py experiment=best", note="synthetic images, no tissue")
+    html = study_html(STUDY, command="python train.py experiment=best_trial", note="synthetic images, no tissue")
     assert "5 of 9 trials: 2 complete, 1 pruned, 1 failed, 1 running." in html
     assert "The best value is optimistic." in html
     assert "Test images were not looked at by any trial" in html
     assert "Synthetic images, no tissue." in html
-    assert "<pre>python train.py experiment=best</pre>" in html
+    assert "<pre>python train.py experiment=best_trial</pre>" in html
     assert "Trial 1: val_loss 0.4000" in html
     assert "pruned after epoch 1" in html
     assert html.count("<img ") == 3
