@@ -12,7 +12,7 @@ PACKAGE = REPOSITORY / "breakhis_pl"
 # from the bottom up, as docs/design.md draws it; a module may import from its own layer and from those before it
 LAYERS = (
     ("errors", "files", "locks", "randomness", "cores", "data.breakhis", "network_names"),
-    ("config", "run_json", "processes"),
+    ("config", "run_json", "processes", "config_faults", "help_texts"),
     (
         *("data.index", "data.splits", "data.export", "data.synthetic", "data.architecture", "data.tissue"),
         *("data.staining", "data.download", "data.fetch", "data.partial", "data.archive", "data.progress"),
@@ -41,6 +41,8 @@ WITHOUT_TORCH = (
     "randomness",
     "cores",
     "config",
+    "config_faults",
+    "help_texts",
     "network_names",
     "run_json",
     "processes",

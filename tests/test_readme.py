@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from breakhis_pl.command_line import check_at_the_door
 from tests.conftest import REPOSITORY
@@ -68,6 +69,13 @@ def test_the_demo_learns_and_says_that_its_images_are_drawn(demo: tuple[Path, Ou
     assert "drawn images, no tissue" in outcome.out
     metrics = json.loads((folder / "outputs" / "demo" / "test" / "metrics.json").read_text())
     assert metrics["weighted_f1"]["value"] > 0.8
+
+
+def test_pictures_are_pictures(demo: tuple[Path, Outcome]) -> None:
+    folder, _ = demo
+    for name in ("curves.png", "test/confusion_matrix.png"):
+        with Image.open(folder / "outputs" / "demo" / name) as image:
+            assert min(image.size) > 300
 
 
 def test_the_readmes_commands_on_a_run_work_on_the_demo(demo: tuple[Path, Outcome]) -> None:
