@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             machine = describe_machine(bench.device)
             if bench.device.type == "cpu":
                 keep_freed_memory()  # as training does
-            results, seconds, failures = _measure(bench, options.only)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(out, _as_json(plan, precision, machine, results, seconds, failures))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            for results, seconds, failures in _measure(bench, options.only):
+                write_text(out, _as_json(plan, precision, machine, results, seconds, failures))
     except BreakHisError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, help="folder of real images; synthetic ones are drawn if not given")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="subjects to measure")
     parser.add_argument("--out", type=Path, help="JSON file to write, below outputs/benchmarks if not given")
+    parser.add_argument("--rounds", type=int, help="of every measurement, 5 if not given")
     parser.add_argument("--tiny", action="store_true", help="sizes that take seconds and say nothing")
     return parser
 
@@ -81,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 def _chosen_plan(options: argparse.Namespace, device_name: str) -> Plan:
     name = options.plan or ("gpu" if device_name == "cuda" else "cpu")
     plan = cuda_plan() if name == "gpu" else cpu_plan()
+    if options.rounds is not None:
+        plan = replace(plan, rounds=options.rounds)
     return plan.tiny() if options.tiny else plan
 
 
@@ -111,8 +114,8 @@ def _bench(options: argparse.Namespace, plan: Plan, device: torch.device, precis
 
 def _measure(
     bench: Bench, subjects: Sequence[str]
-) -> tuple[dict[str, list[Measurement]], dict[str, float], dict[str, str]]:
-    """Figures, seconds and failures by subject, in the order of `SUBJECTS`."""
+) -> Iterator[tuple[dict[str, list[Measurement]], dict[str, float], dict[str, str]]]:
+    """Figures, seconds and failures by subject, in the order of `SUBJECTS`; what is there after each of them."""
     failures: dict[str, str] = {}
     results: dict[str, list[Measurement]] = {}
     seconds: dict[str, float] = {}
@@ -127,7 +130,7 @@ def _measure(
             _say(f"{subject} failed: {error}")
         seconds[subject] = time.perf_counter() - started
         _say(f"{subject}: {seconds[subject]:.0f} s")
-    return results, seconds, failures
+        yield results, seconds, failures
 
 
 def _measure_subject(bench: Bench, subject: str, results: Mapping[str, Sequence[Measurement]]) -> list[Measurement]:

@@ -2,18 +2,20 @@
 
 Every option is trained with several seeds, each of which takes other whole cases out of train for validation. The test
 images are not looked at. What is there already in the folder is not trained again, so that a run that was cut goes on.
+On a large GPU several trainings fit beside each other (`--jobs`).
 """
 
 import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from types import MappingProxyType
 
 from breakhis_pl import composition, run
-from breakhis_pl.config import TrainConfig
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.evaluation.metrics import point_values
 from breakhis_pl.evaluation.predictions import read_predictions
@@ -36,14 +38,20 @@ OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "macenko": ("data.stain=macenko",),
         "reinhard": ("data.stain=reinhard",),
         "mixup, ema": ("training.mixup=0.2", "training.ema_decay=0.98"),
+        "mixup, ema, cosine": ("training.mixup=0.2", "training.ema_decay=0.98", "scheduler=warmup_cosine"),
+        "mixup, ema, strong": ("training.mixup=0.2", "training.ema_decay=0.98", "augmentation=strong"),
+        "mixup, cosine": ("training.mixup=0.2", "scheduler=warmup_cosine"),
         "frozen features": ("experiment=frozen", "trainer.max_epochs=1"),
     }
 )
 METRICS = ("auroc", "balanced_accuracy", "weighted_f1", "log_loss")
 
 
-def values_of(config: TrainConfig, folder: Path) -> dict[str, float]:
+def values_of(overrides: Sequence[str], folder: Path) -> dict[str, float]:
     """Trains, unless that is done, and gives the values of `METRICS` on the validation images."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    composition.register()
+    config = composition.compose_checked("train", list(overrides))
     is_there = (folder / RUN_JSON).exists()
     if is_there and read_run(folder)["status"] != "finished":
         run.resume(config, folder)
@@ -74,20 +82,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--only", nargs="*", default=list(OPTIONS), help="names of options; also name:key=value,…")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, a process each")
     asked = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    composition.register()
-    found: dict[str, list[dict[str, float]]] = {}
-    for text in asked.only:
-        name, _, own = text.partition(":")
-        overrides = own.split(",") if own else OPTIONS[name]
-        for seed in range(asked.seeds):
-            config = composition.compose_checked(
-                "train", ["data.val_fraction=0.3", "gallery=0", *asked.overrides, *overrides, f"seed={seed}"]
-            )
-            place = asked.out / name.replace(" ", "_").replace(",", "") / f"seed{seed}"
-            found.setdefault(name, []).append(values_of(config, place))
-            write_text(asked.out / "options.md", table(found))
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+        of_options = {}
+        for text in asked.only:
+            name, _, own = text.partition(":")
+            overrides = own.split(",") if own else OPTIONS[name]
+            place = asked.out / name.replace(" ", "_").replace(",", "")
+            fixed = ["data.val_fraction=0.3", "gallery=0", *asked.overrides, *overrides]
+            of_options[name] = [
+                pool.submit(values_of, [*fixed, f"seed={seed}"], place / f"seed{seed}") for seed in range(asked.seeds)
+            ]
+        found: dict[str, list[dict[str, float]]] = {}
+        for name, of_seeds in of_options.items():
+            for future in of_seeds:
+                found.setdefault(name, []).append(future.result())
+                write_text(asked.out / "options.md", table(found))
     sys.stdout.write(table(found))
 
 

@@ -129,7 +129,7 @@ def cuda_plan() -> Plan:
         split="official",
         n_plain=3,
         limit_s=0.15,
-        compile_budget_s=40.0,
+        compile_budget_s=10.0,
         matrix_side=8192,
         n_loader_images=2013,
         own_passes=10,

@@ -1,0 +1,187 @@
+"""What can only be tried on a GPU, as its users would: skipped where there is none.
+
+The images are drawn ones of 64 pixels. Figures for speed are in docs/performance.md.
+"""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from breakhis_pl.evaluation.predictions import read_predictions
+from tests.programs import Outcome, run_program
+from tests.test_training_goes_wrong import ALL, spoilt, write_images
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+SETTINGS = ("data=synthetic", "data.images_per_patient=2", "data.width=96", "data.image_size=64", "model.weights=none")
+EQUAL = ("trainer.deterministic=true",)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def train(cwd: Path, cache: Path, *arguments: str, run: str = "run") -> Outcome:
+    """A training of two epochs on the GPU, unless other arguments say so."""
+    fixed = (f"data.cache_dir={cache}", "trainer=gpu", "trainer.max_epochs=2", "gallery=0", f"hydra.run.dir={run}")
+    return run_program("train", *SETTINGS, *fixed, *arguments, cwd=cwd)
+
+
+def resumed(cwd: Path, *arguments: str) -> Outcome:
+    return run_program("train", "resume=run", *arguments, cwd=cwd)
+
+
+def trained(cwd: Path, cache: Path, *arguments: str, run: str = "run") -> Path:
+    outcome = train(cwd, cache, *arguments, run=run)
+    assert outcome.status == 0, outcome.err
+    return cwd / run
+
+
+def contents(run: Path) -> dict[str, object]:
+    """Weights, predictions and metrics, bit for bit."""
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")["state_dict"]
+    files = {name: (run / "test" / name).read_bytes() for name in ("predictions.csv", "metrics.json")}
+    return {**files, "weights": {name: value.numpy().tobytes() for name, value in state.items()}}
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "history.csv").open() as table:
+        return [float(row[name]) for row in csv.DictReader(table) for name in ("train_loss", "test_loss")]
+
+
+def test_a_run_takes_the_gpu_in_mixed_precision_and_says_so(tmp_path: Path, cache: Path) -> None:
+    outcome = run_program(
+        "train", *SETTINGS, f"data.cache_dir={cache}", "trainer.max_epochs=1", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert outcome.status == 0, outcome.err
+    assert f"cuda: {torch.cuda.get_device_name()}" in outcome.out
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["status"] == "finished"
+    is_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert f"{'bf16' if is_bf16 else '16'}-mixed" in json.dumps(run)
+    assert (tmp_path / "run" / "report.html").is_file()  # with pictures by Grad-CAM
+
+
+@pytest.mark.parametrize("precision", ["auto", "32-true"])
+def test_equal_runs_where_only_deterministic_algorithms_are_allowed(
+    tmp_path: Path, cache: Path, precision: str
+) -> None:
+    more = (*EQUAL, f"trainer.precision={precision}", "augmentation=strong", "training.mixup=0.2")
+    first, second, other = (
+        contents(trained(tmp_path, cache, *more, f"seed={seed}", run=f"run{number}"))
+        for number, seed in enumerate((0, 0, 1))
+    )
+    assert first == second
+    assert first["weights"] != other["weights"]
+
+
+@pytest.mark.parametrize("more", [(), ("training.ema_decay=0.9", "trainer.precision=16-mixed")], ids=["", "ema, fp16"])
+def test_a_resumed_run_equals_one_that_was_not_cut(tmp_path: Path, cache: Path, more: tuple[str, ...]) -> None:
+    whole = trained(tmp_path, cache, *EQUAL, *more, "trainer.max_epochs=3", run="whole")
+    trained(tmp_path, cache, *EQUAL, *more, "trainer.max_epochs=1")
+    outcome = resumed(tmp_path, "trainer.max_epochs=3")
+    assert outcome.status == 0, outcome.err
+    assert contents(tmp_path / "run") == contents(whole)
+
+
+def test_pixels_on_the_host_give_the_same_run_as_on_the_gpu(tmp_path: Path, cache: Path) -> None:
+    of_device = trained(tmp_path, cache, *EQUAL, "data.pixels=device", run="device")
+    of_host = trained(tmp_path, cache, *EQUAL, "data.pixels=host", run="host")
+    assert contents(of_device) == contents(of_host)
+
+
+def test_the_first_epoch_in_float32_is_that_of_a_cpu(tmp_path: Path, cache: Path) -> None:
+    settings = ("trainer.precision=32-true", "trainer.max_epochs=1", "optimizer=sgd", "optimizer.lr=1e-3")
+    still = ("augmentation=none", "model.dropout=0")
+    on_gpu = trained(tmp_path, cache, *settings, *still, run="gpu")
+    on_cpu = trained(tmp_path, cache, *settings, *still, "trainer.accelerator=cpu", run="cpu")
+    assert losses(on_gpu) == pytest.approx(losses(on_cpu), rel=2e-3)
+
+
+def test_a_checkpoint_gives_the_same_probabilities_on_gpu_and_cpu(tmp_path: Path, cache: Path) -> None:
+    run = trained(tmp_path, cache)
+    found = {}
+    for device, precision in (("cpu", "32-true"), ("gpu", "32-true"), ("gpu", "auto")):
+        arguments = (f"run={run}", f"trainer.accelerator={device}", f"trainer.precision={precision}", "gallery=0")
+        outcome = run_program("evaluate", *arguments, cwd=tmp_path)
+        assert outcome.status == 0, outcome.err
+        found[device, precision] = read_predictions(run / "test" / "predictions.csv").probabilities
+    assert np.abs(found["gpu", "32-true"] - found["cpu", "32-true"]).max() < 1e-3
+    assert np.abs(found["gpu", "auto"] - found["cpu", "32-true"]).max() < 0.05
+
+
+@pytest.mark.parametrize("more", [(), ("training.frozen_epochs=1",), ("training.mixup=0.2", "training.ema_decay=0.9")])
+def test_cuda_graphs_change_no_result_beyond_rounding(tmp_path: Path, cache: Path, more: tuple[str, ...]) -> None:
+    settings = (*more, "data.batch_size=20", "optimizer.lr=1e-4", "trainer.precision=32-true", "model.dropout=0")
+    plain = trained(tmp_path, cache, *settings, run="plain")
+    graphs = trained(tmp_path, cache, *settings, "trainer.cuda_graphs=true", run="graphs")
+    assert losses(graphs) == pytest.approx(losses(plain), rel=2e-2)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_changes_no_result_beyond_rounding(tmp_path: Path, cache: Path) -> None:
+    settings = ("optimizer.lr=1e-4", "trainer.precision=32-true", "model.dropout=0")
+    plain = trained(tmp_path, cache, *settings, run="plain")
+    compiled = trained(tmp_path, cache, *settings, "trainer.compile=true", run="compiled")
+    assert losses(compiled) == pytest.approx(losses(plain), rel=2e-2)
+
+
+def test_a_gpu_that_lacks_memory_says_which_keys_to_lower(tmp_path: Path, cache: Path) -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 1.5 * 2**30 / total))
+    try:
+        outcome = train(tmp_path, cache, "data.image_size=224", "data.batch_size=100", "model=wide_resnet50")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert outcome.status == 1
+    assert outcome.err.startswith("out of memory")
+    assert "data.batch_size=100" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(float("nan"), "the loss is nan"), (0.0, "the gradient is not finite for")]
+)
+def test_what_is_not_finite_on_the_gpu_is_named_with_its_step(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, value: float, text: str
+) -> None:
+    monkeypatch.setattr("breakhis_pl.models.classifier.Classifier.training_step", spoilt(value, epoch=1, step=1))
+    outcome = train(tmp_path, cache, "trainer.max_epochs=3")
+    assert outcome.status == 1
+    assert outcome.err.startswith(text)
+    assert "in epoch 2, step 2 of" in outcome.err
+    content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["epoch"] == 0
+
+
+def test_a_process_for_the_only_gpu_trains_as_no_process_would(tmp_path: Path, cache: Path) -> None:
+    alone = trained(tmp_path, cache, *EQUAL, run="alone")
+    outcome = train(tmp_path, cache, *EQUAL, "trainer.strategy=ddp", "trainer.devices=1", run="ddp")
+    assert outcome.status == 0, outcome.err
+    assert contents(tmp_path / "ddp") == contents(alone)
+
+
+def test_frozen_features_are_taken_on_the_gpu(tmp_path: Path, cache: Path) -> None:
+    run = trained(tmp_path, cache, "experiment=frozen", "model=resnet18", "trainer.max_epochs=1")
+    assert json.loads((run / "test" / "metrics.json").read_text())["n_images"] > 0
+
+
+def test_new_images_are_predicted_on_the_gpu_as_on_the_cpu(tmp_path: Path, cache: Path) -> None:
+    run = trained(tmp_path, cache)
+    write_images(tmp_path / "images", ALL)
+    found = {}
+    for device in ("gpu", "cpu"):
+        arguments = (f"run={run}", "images=images", f"hydra.run.dir={device}", f"trainer.accelerator={device}")
+        outcome = run_program("predict", *arguments, cwd=tmp_path)
+        assert outcome.status == 0, outcome.err
+        with (tmp_path / device / "predictions.csv").open() as table:
+            found[device] = [float(row["p_malignant"]) for row in csv.DictReader(table)]
+    assert len(found["gpu"]) == len(ALL)
+    assert found["gpu"] == pytest.approx(found["cpu"], abs=0.05)
