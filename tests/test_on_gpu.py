@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.models import resnet18
 
 from breakhis_pl.evaluation.predictions import read_predictions
 from tests.programs import Outcome, run_program
@@ -169,7 +170,8 @@ def test_a_process_for_the_only_gpu_trains_as_no_process_would(tmp_path: Path, c
 
 
 def test_frozen_features_are_taken_on_the_gpu(tmp_path: Path, cache: Path) -> None:
-    run = trained(tmp_path, cache, "experiment=frozen", "model=resnet18", "trainer.max_epochs=1")
+    torch.save(resnet18().state_dict(), tmp_path / "weights.pth")
+    run = trained(tmp_path, cache, "experiment=frozen", "model.weights=weights.pth", "trainer.max_epochs=1")
     assert json.loads((run / "test" / "metrics.json").read_text())["n_images"] > 0
 
 
@@ -182,6 +184,6 @@ def test_new_images_are_predicted_on_the_gpu_as_on_the_cpu(tmp_path: Path, cache
         outcome = run_program("predict", *arguments, cwd=tmp_path)
         assert outcome.status == 0, outcome.err
         with (tmp_path / device / "predictions.csv").open() as table:
-            found[device] = [float(row["p_malignant"]) for row in csv.DictReader(table)]
+            found[device] = [float(row["prob_malignant"]) for row in csv.DictReader(table)]
     assert len(found["gpu"]) == len(ALL)
     assert found["gpu"] == pytest.approx(found["cpu"], abs=0.05)
