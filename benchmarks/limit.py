@@ -111,6 +111,7 @@ class Steps:
         for _ in range(WARM_UP_STEPS):
             self._do()
         if mode.is_graph:
+            self._captured = step  # a graph reads and writes the memory of its network and images, but does not own it
             self._step = _captured(self._do)
 
     def pace(self, seconds: float) -> int:

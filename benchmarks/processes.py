@@ -26,9 +26,10 @@ def timed_python(arguments: Sequence[str], *, cwd: Path = REPOSITORY) -> tuple[f
     Raises:
         TrainingError: If it fails; with the end of what it said.
     """
+    paths = os.pathsep.join(each for each in (str(REPOSITORY), os.environ.get("PYTHONPATH")) if each)
     started = time.perf_counter()
     answer = subprocess.run(  # noqa: S603 - the project's own commands
-        [sys.executable, *arguments], cwd=cwd, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True,
+        [sys.executable, *arguments], cwd=cwd, env=os.environ | {"PYTHONPATH": paths}, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     seconds = time.perf_counter() - started

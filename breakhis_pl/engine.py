@@ -78,6 +78,8 @@ def make_trainer(
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     # Lightning 2.6.6 uses a class that torch 2.15 deprecates; can go with the next Lightning
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # a graph was captured on a stream of its own; torch waits for it where it has to
+    warnings.filterwarnings("ignore", message=".*AccumulateGrad node's stream does not match.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     arguments = distributed.trainer_arguments()
     callbacks = [*arguments.pop("callbacks"), *callbacks]

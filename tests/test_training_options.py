@@ -75,7 +75,8 @@ def test_the_averaged_network_is_what_is_evaluated_and_what_others_load(uninterr
     averaged, own = (content[part]["network.conv1.weight"] for part in ("state_dict", OWN_WEIGHTS))
     assert torch.equal(network.conv1.weight, averaged)  # type: ignore[arg-type]
     assert not torch.equal(averaged, own)
-    outcome = run_program("evaluate", f"run={uninterrupted}", "gallery=0", cwd=uninterrupted.parent)
+    arguments = (f"run={uninterrupted}", "gallery=0", "trainer.accelerator=cpu")
+    outcome = run_program("evaluate", *arguments, cwd=uninterrupted.parent)
     assert outcome.status == 0, outcome.err
     assert (uninterrupted / "test" / "predictions.csv").read_bytes() == written
 

@@ -1,3 +1,5 @@
+import gc
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -51,3 +53,14 @@ def test_a_gpu_has_more_modes_and_none_is_compiled_unasked() -> None:
     everything = modes(torch.device("cuda"))
     assert set(modes(torch.device("cpu"))) < set(everything)
     assert Mode.COMPILED not in everything
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_a_graph_works_on_lives_as_long_as_the_graph() -> None:
+    case = Case("resnet18", 32, 4, "bf16-mixed", torch.device("cuda"))
+    steps = train_steps(case, Mode.GRAPH)
+    gc.collect()
+    torch.cuda.empty_cache()
+    overwritten = [torch.full((2**20,), torch.nan, device="cuda") for _ in range(200)]
+    assert steps.run(3) == 12
+    assert len(overwritten) == 200

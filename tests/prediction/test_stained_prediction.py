@@ -36,7 +36,8 @@ def test_predictions_of_the_run_and_of_its_export_are_those_of_the_test_table(
     exported = export_onnx.export_onnx(tmp_path / "run", out=tmp_path / "run.onnx", images=str(images))
     assert exported.logit_difference <= export_onnx.TOLERANCE
     for place, tolerance in (("run", 1e-6), ("run.onnx", 1e-4)):
-        outcome = run_program("predict", f"run={place}", f"images={images}", f"hydra.run.dir={place}-out", cwd=tmp_path)
+        arguments = (f"run={place}", f"images={images}", f"hydra.run.dir={place}-out", "trainer.accelerator=cpu")
+        outcome = run_program("predict", *arguments, cwd=tmp_path)
         assert outcome.status == 0, outcome.err
         found = probabilities(tmp_path / f"{place}-out" / "predictions.csv")
         assert {name: found[name] for name in own} == pytest.approx(own, abs=tolerance)
