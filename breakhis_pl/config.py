@@ -243,7 +243,9 @@ class TrainerConfig(ProcessesConfig):
     deterministic: bool = key(False, "only deterministic algorithms, at the cost of speed")
     memory_format: str = key("auto", "auto: channels_last, on a CPU from 96 pixels on", choices=MEMORY_FORMATS)
     keep_memory: bool = key(True, "on a CPU, freed memory stays with the process for the next step")
-    cuda_graphs: bool = key(False, "replay train steps as a CUDA graph; for small batches on a large GPU")
+    cuda_graphs: bool | None = key(
+        None, "replay train steps as a CUDA graph; null: the report's networks in one process on a GPU"
+    )
     compile: bool = key(False, "torch.compile the network; takes half a minute or more before the first step")
     checkpoint_share: float = key(
         0.01, "of the time that writing checkpoints may take; 1 writes after every epoch", above=0, at_most=1

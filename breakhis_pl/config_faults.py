@@ -73,7 +73,7 @@ def _faults_of_processes(config: object, prefix: str) -> Iterator[str]:
                     f"{prefix}devices={config.devices} {prefix}num_nodes={config.num_nodes} on a CPU: one process uses "
                     f"all its cores already; {prefix}strategy=ddp starts several all the same"
                 )
-            if getattr(config, "cuda_graphs", False):
+            if getattr(config, "cuda_graphs", None):
                 yield f"{prefix}cuda_graphs=true is for one process; drop it, or train on one device"
         case _:
             pass

@@ -49,6 +49,7 @@ def graphs(config: TrainConfig, speed: Speed) -> list[L.Callback]:
             image_size=config.data.image_size,
             memory_format=speed.torch_memory_format,
             first_epoch=config.training.frozen_epochs,
+            is_asked=config.trainer.cuda_graphs is True,
         )
     ]
 

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 
 from breakhis_pl.config import SMALLEST_IMAGE, BreakHisDataConfig, EvaluateConfig, SyntheticDataConfig, TrainConfig
 from breakhis_pl.errors import BreakHisError, TrainingError, listed
+from breakhis_pl.training.speed import may_have_graphs
 
 LOOK_EVERY = 100
 """Steps between two looks at what a device has noted: each look waits for it."""
@@ -246,14 +247,14 @@ def _ways_to_less_memory(config: TrainConfig | EvaluateConfig, *, on_device: boo
                 yield f"model=resnet18 instead of {config.model.backbone}"
             if on_device and data.pixels != "host":
                 yield f"data.pixels=host instead of {data.pixels}"
-            if on_device and config.trainer.cuda_graphs:
-                yield "trainer.cuda_graphs=false instead of true"
+            if on_device and may_have_graphs(config):
+                yield f"trainer.cuda_graphs=false instead of {_shown(config.trainer.cuda_graphs)}"
         case _:
             raise TypeError(f"expected the configuration of a program, got {type(config).__name__}")
 
 
 def _shown(value: object) -> str:
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def may_hold_nonfinite(tensors: Sequence[Tensor]) -> bool:

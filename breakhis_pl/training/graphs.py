@@ -1,5 +1,6 @@
 """Train steps as a CUDA graph: one launch instead of hundreds, where small batches on a large GPU wait for launches."""
 
+import logging
 from collections.abc import Callable
 from typing import cast
 
@@ -8,7 +9,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from breakhis_pl.errors import TrainingError
 from breakhis_pl.models.classifier import Classifier
+
+log = logging.getLogger(__name__)
 
 
 class CudaGraphs(Callback):
@@ -19,26 +23,51 @@ class CudaGraphs(Callback):
         image_size: Side in pixels.
         memory_format: Of the images.
         first_epoch: Epochs before it, counted from 0, are run as ever.
+        is_asked: Whether the user wants it. If not, a network that cannot be captured is trained without.
     """
 
     def __init__(
-        self, *, batch_size: int, image_size: int, memory_format: torch.memory_format, first_epoch: int = 0
+        self,
+        *,
+        batch_size: int,
+        image_size: int,
+        memory_format: torch.memory_format,
+        first_epoch: int = 0,
+        is_asked: bool = True,
     ) -> None:
         self.first_epoch = first_epoch
+        self.is_asked = is_asked
+        self._has_failed = False
         self.batch_size = batch_size
         self.image_size = image_size
         self.memory_format = memory_format
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Captures once, on the device and in the precision of the training."""
+        """Captures once, on the device and in the precision of the training.
+
+        Raises:
+            TrainingError: If that fails where it was asked for.
+            torch.OutOfMemoryError: If memory does not suffice there.
+        """
         if not isinstance(pl_module, Classifier):
             raise TypeError(f"expected a Classifier, got {type(pl_module).__name__}")
-        if trainer.current_epoch < self.first_epoch or pl_module.graphed_network is not None:
+        if trainer.current_epoch < self.first_epoch or pl_module.graphed_network is not None or self._has_failed:
             return
         shape = (self.batch_size, 3, self.image_size, self.image_size)
         sample = torch.zeros(shape, device=pl_module.device).contiguous(memory_format=self.memory_format)
-        with trainer.precision_plugin.forward_context():
-            pl_module.graphed_network = capture(pl_module.network, sample)
+        try:
+            with trainer.precision_plugin.forward_context():
+                pl_module.graphed_network = capture(pl_module.network, sample)
+        except RuntimeError as error:
+            if self.is_asked and isinstance(error, torch.OutOfMemoryError):
+                raise
+            reason = str(error).split("\n", 1)[0]
+            if self.is_asked:
+                raise TrainingError(
+                    f"trainer.cuda_graphs=true is not possible here: {reason}; set it to false"
+                ) from error
+            self._has_failed = True
+            log.info("trained without CUDA graphs: %s", reason)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gives the memory of the graph back."""
@@ -49,7 +78,8 @@ class CudaGraphs(Callback):
 def capture(network: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor | None]:
     """A network in training as a CUDA graph.
 
-    Capturing runs the network a few times on the sample; statistics of batch norm are put back afterwards.
+    Capturing runs the network a few times on the sample; statistics of batch norm are put back afterwards, also if
+    it fails.
 
     Args:
         network: On a CUDA device, in training mode; called under the autocast that training runs under.
@@ -58,19 +88,24 @@ def capture(network: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor | N
     Returns:
         From images to what the network gives; None for images of another shape, which the graph cannot take.
 
+    Raises:
+        RuntimeError: If something in the network cannot be captured, or memory does not suffice.
+
     Source:
         https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
     buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
     is_autocast, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
-    # with its cache on, autocast would keep copies of weights that later steps no longer have
-    with torch.autocast("cuda", dtype=dtype, enabled=is_autocast, cache_enabled=False):
-        replayed = cast(nn.Module, torch.cuda.make_graphed_callables(_NetworkOfItsOwn(network), (sample,)))
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
-    for parameter in network.parameters():
-        parameter.grad = None
+    try:
+        # with its cache on, autocast would keep copies of weights that later steps no longer have
+        with torch.autocast("cuda", dtype=dtype, enabled=is_autocast, cache_enabled=False):
+            replayed = cast(nn.Module, torch.cuda.make_graphed_callables(_NetworkOfItsOwn(network), (sample,)))
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for parameter in network.parameters():
+            parameter.grad = None
 
     def replay(images: Tensor) -> Tensor | None:
         logits: Tensor | None = replayed(images) if images.shape == sample.shape else None

@@ -70,11 +70,24 @@ def resolve_speed(config: TrainConfig, accelerator: str, *, n_pixel_bytes: int) 
     return Speed(
         pixels=pixels,
         memory_format=memory_format,
-        cuda_graphs=config.trainer.cuda_graphs and is_gpu,
+        cuda_graphs=is_gpu and may_have_graphs(config),
         compile=config.trainer.compile,
         keep_memory=config.trainer.keep_memory and accelerator == "cpu" and _mallopt() is not None,
         eval_batch_size=config.data.eval_batch_size or config.data.batch_size * (EVALUATION_FACTOR if is_gpu else 1),
     )
+
+
+def may_have_graphs(config: TrainConfig) -> bool:
+    """Whether train steps become CUDA graphs if the device is a GPU.
+
+    By themselves those of the networks that it was measured for, in one process; where only deterministic algorithms
+    are allowed or the network is compiled, it was not.
+    """
+    trainer, model = config.trainer, config.model
+    if trainer.cuda_graphs is not None:
+        return trainer.cuda_graphs
+    is_simple = not (trainer.is_distributed or trainer.deterministic or trainer.compile or model.freeze)
+    return is_simple and model.library == "report"
 
 
 def keep_freed_memory() -> bool:

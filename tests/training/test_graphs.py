@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from breakhis_pl.errors import TrainingError
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.training.graphs import CudaGraphs, capture
 
@@ -107,6 +108,45 @@ def test_steps_are_captured_once_and_not_before_all_layers_are_trained(monkeypat
     assert classifier.graphed_network is None
     with pytest.raises(TypeError, match="got LightningModule"):
         callback.on_train_epoch_start(trainer, L.LightningModule())
+
+
+def not_capturable(_: nn.Module, arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
+    raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+def test_a_network_that_cannot_be_captured_is_trained_without_unless_graphs_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoiling(module: nn.Module, arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
+        module(*arguments).sum().backward()
+        return not_capturable(module, arguments)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", spoiling)
+    classifier = Classifier("resnet18", dropout=0.0).train()
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    sizes: Any = {"batch_size": 4, "image_size": 32, "memory_format": torch.channels_last}
+    trainer: Any = SimpleNamespace(current_epoch=0, precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    by_itself = CudaGraphs(**sizes, is_asked=False)
+    with caplog.at_level("INFO"):
+        by_itself.on_train_epoch_start(trainer, classifier)
+        by_itself.on_train_epoch_start(trainer, classifier)
+    assert caplog.messages == ["trained without CUDA graphs: operation not permitted when stream is capturing"]
+    assert classifier.graphed_network is None
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+    with pytest.raises(TrainingError, match="cuda_graphs=true is not possible here: operation not permitted when str"):
+        CudaGraphs(**sizes).on_train_epoch_start(trainer, classifier)
+
+
+def test_a_lack_of_memory_stays_one_where_graphs_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", out_of_memory)
+    trainer: Any = SimpleNamespace(current_epoch=0, precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    callback = CudaGraphs(batch_size=4, image_size=32, memory_format=torch.channels_last)
+    with pytest.raises(torch.OutOfMemoryError):
+        callback.on_train_epoch_start(trainer, Classifier("resnet18", dropout=0.0))
 
 
 def batch_of(images: Tensor) -> Any:

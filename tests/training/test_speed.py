@@ -71,6 +71,27 @@ def test_a_gpu_evaluates_in_larger_batches_and_alone_has_graphs(monkeypatch: pyt
     assert (on_gpu.keep_memory, on_cpu.keep_memory) == (False, keep_freed_memory())
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), True),
+        (("model=resnext50",), True),
+        (("trainer.cuda_graphs=false",), False),
+        (("trainer.deterministic=true",), False),
+        (("trainer.compile=true",), False),
+        (("trainer=ddp", "trainer.devices=2"), False),
+        (("model=torchvision", "model.backbone=resnet34"), False),
+        (("model=torchvision", "model.backbone=resnet34", "trainer.cuda_graphs=true"), True),
+        (("model.freeze=true", "model.weights=file.pth"), False),
+    ],
+)
+def test_graphs_are_taken_by_themselves_where_they_were_measured(
+    monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (GIGABYTE, GIGABYTE))
+    assert resolve_speed(config(*overrides), "cuda", n_pixel_bytes=1).cuda_graphs is expected
+
+
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed.ctypes, "CDLL", lambda _: SimpleNamespace())
     assert keep_freed_memory() is False
