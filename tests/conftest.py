@@ -1,6 +1,7 @@
 """What tests of several parts share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process per core, one thread each; read when torch is imported
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+if sys.dont_write_bytecode:  # each process that tests start would compile torch and Lightning anew, for ten seconds
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = sys.pycache_prefix or str(REPOSITORY / ".pytest_cache" / "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 
 @pytest.fixture(scope="session")
