@@ -42,7 +42,7 @@ def run_program(program: ProgramName, *arguments: str, cwd: Path, is_drawn: bool
     out, err = io.StringIO(), io.StringIO()
     status = 0
     arguments_before = sys.argv[:]
-    blank = contextlib.nullcontext() if is_drawn else _blank_figures()
+    blank = contextlib.nullcontext() if is_drawn else blank_figures()
     with contextlib.chdir(cwd), _logging_kept(), warnings.catch_warnings(), blank:
         sys.argv = [f"{program}.py"]
         try:
@@ -56,8 +56,8 @@ def run_program(program: ProgramName, *arguments: str, cwd: Path, is_drawn: bool
 
 
 @contextlib.contextmanager
-def _blank_figures() -> Iterator[None]:
-    """Saves figures without drawing them."""
+def blank_figures() -> Iterator[None]:
+    """Figures are saved without being drawn: files of a single color are written in their place."""
 
     def saved(figure: object, target: BinaryIO, **_: Any) -> None:
         assert figure is not None

@@ -51,7 +51,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_its_checkpoint(drawn_cache
     assert (tmp_path / "predictions.csv").read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize("place", ["history.csv", "curves.png", "test"])
+@pytest.mark.parametrize("place", ["history.csv", pytest.param("curves.png", marks=pytest.mark.slow), "test"])
 def test_a_file_that_cannot_be_written_in_the_midst_is_named(
     drawn_cache: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

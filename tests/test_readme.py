@@ -59,7 +59,12 @@ def test_every_module_that_is_run_explains_itself(command: str) -> None:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """The README's first command, run to its end in a folder of its own."""
     folder = tmp_path_factory.mktemp("demo")
-    arguments = ("experiment=demo", "data.images_per_patient=8", "hydra.run.dir=outputs/demo")  # a third of its images
+    arguments = (
+        "experiment=demo",
+        "data.images_per_patient=4",
+        "data.width=350",
+        "hydra.run.dir=outputs/demo",
+    )  # a sixth
     return folder, run_program("train", *arguments, cwd=folder, is_drawn=True)
 
 

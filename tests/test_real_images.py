@@ -19,7 +19,7 @@ def real_run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data.image_size=64",
         "data.cache_dir=cache",
         f"model.weights={real_data / 'weights' / 'resnet18_imagenet_approx_fp16.pth'}",
-        "trainer.max_epochs=2",
+        "trainer.max_epochs=1",
         "trainer=cpu",
         "hydra.run.dir=run",
         cwd=folder,

@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path, 
     tables = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         arguments = (*TINY, f"data.cache_dir={drawn_cache}", "trainer.max_epochs=1", f"seed={seed}", "trainer=cpu")
-        outcome = run_program("train", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path)
+        outcome = run_program("train", *arguments, "gallery=0", f"hydra.run.dir={folder}", cwd=tmp_path)
         assert outcome.status == 0, outcome.err
         tables.append((tmp_path / folder / "test" / "predictions.csv").read_bytes())
     assert tables[0] == tables[1]

@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # the loaders hand out numbers
 ]
 
-N_EPOCHS = 3
+N_EPOCHS = 2
 LR = 1e-4
 """Small, because the first steps of Adamax go by the sign of a gradient, which rounding can turn."""
 TOLERANCE = 2e-3

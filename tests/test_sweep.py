@@ -26,6 +26,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory, drawn_cache: Path) -> tuple[
         "trainer=cpu",
         "trainer.max_epochs=1",
         "trainer.limit_train_batches=1",
+        "data.batch_size=8",
+        "optimizer=sgd",  # keeps nothing beside the weights of Wide-ResNet-50
+        "gallery=0",
         "hydra.sweep.dir=all",
         cwd=folder,
     )

@@ -20,6 +20,7 @@ from breakhis_pl.tuning.study import TrialStore
 from breakhis_pl.tuning.worker import tune, value_of_run
 from tests.programs import TINY, run_program
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # tests/tuning/test_page.py looks at figures
 N_TRIALS = 2
 
 

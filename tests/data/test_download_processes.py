@@ -101,7 +101,9 @@ def is_unpacking(to: Path) -> bool:
     return any(len(list(folder.rglob("*.png"))) > 50 for folder in to.glob(".BreaKHis_v1.unpacking-*"))
 
 
-@pytest.mark.parametrize(("stop", "exit_status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("stop", "exit_status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_download_that_is_stopped_keeps_its_part_and_the_same_command_goes_on(
     server: MisbehavingServer,
     to: Path,

@@ -174,6 +174,7 @@ def test_the_same_files_give_the_same_page(run_folder: Path, html: str) -> None:
     assert write_report(run_folder).read_text(encoding="utf-8") == html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_older_page_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     before = {path.name for path in folder.iterdir()}
@@ -230,6 +231,7 @@ def test_names_that_are_no_text_do_not_stop_the_page(tmp_path: Path) -> None:
     assert "\\xff\\xfe.png" in page.text()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("facts", "config", "expected"),
     [
@@ -268,6 +270,7 @@ def test_the_sibling_warning_gives_the_result_without_them(run_folder: Path, htm
     assert f"Without them: weighted F1 {without['weighted_f1']['value']:.3f} ({low:.2f} to {high:.2f})" in warnings
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_with_validation_images_is_not_said_to_lack_them(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", with_validation=True))
 
@@ -275,6 +278,7 @@ def test_a_run_with_validation_images_is_not_said_to_lack_them(tmp_path: Path) -
     assert "calibrated on 11 images of 11 patients" in page.text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_synthetic_images_are_named_in_the_title_and_never_compared_with_published_results(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", facts={"data": {"synthetic": True, "complete": False}}))
 
@@ -283,6 +287,7 @@ def test_synthetic_images_are_named_in_the_title_and_never_compared_with_publish
     assert "Incomplete archive" not in page.text()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "data", [{"split": "official", "fold": 1}, {"split": "ratio"}, {"magnification": [100]}], ids=str
 )
@@ -314,6 +319,7 @@ def test_the_gallery_is_grouped_and_says_what_its_colors_mean(html: str) -> None
     assert "shows where and not why" in page.text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_gallery_there_is_no_section_of_images(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run"))
 
@@ -321,6 +327,7 @@ def test_without_a_gallery_there_is_no_section_of_images(tmp_path: Path) -> None
     assert "#images" not in [element.attributes["href"] for element in page.all("a")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_without_history_or_split_still_has_a_page(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (folder / "history.csv").unlink()
@@ -357,6 +364,7 @@ def test_several_magnifications_have_a_table(tmp_path: Path) -> None:
     assert "By magnification" in [element.text for element in page.all("caption")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unknown_network_keeps_its_name(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", config={"model": {"backbone": "my_net"}}))
 
@@ -405,6 +413,7 @@ def test_how_to_repeat_names_command_commit_versions_seed_and_split(html: str) -
     assert "Research software, not a medical device" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_uncommitted_changes_are_admitted(tmp_path: Path) -> None:
     page = page_of(write_run(tmp_path / "run", facts={"uncommitted_changes": True}))
 

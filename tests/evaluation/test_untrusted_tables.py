@@ -65,6 +65,7 @@ def unseen(text: str) -> set[str]:
     return {character for character in text if not character.isprintable() and character != "\n"}
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("content", DAMAGED_HISTORIES.values(), ids=DAMAGED_HISTORIES)
 def test_a_report_says_that_the_history_cannot_be_read_and_shows_the_rest(tmp_path: Path, content: bytes) -> None:
     folder = write_run(tmp_path / "run")
@@ -107,6 +108,7 @@ def test_metrics_keep_the_checksum_of_the_table_they_were_computed_from(tmp_path
         table_checksum(tmp_path / "nothing.csv")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_table_exchanged_under_its_metrics_is_noticed_and_the_named_command_mends_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +140,7 @@ def test_a_comparison_shows_no_number_of_a_run_whose_files_do_not_belong_togethe
     assert "a and b" not in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_older_metrics_without_a_checksum_are_told_by_counts_and_confusion_matrix(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     metrics = json.loads((folder / "test/metrics.json").read_text())
@@ -224,6 +227,7 @@ def test_json_that_nests_without_end_is_refused(tmp_path: Path) -> None:
             write_report(folder)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_record_without_commit_and_command_has_a_page(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", drawn_predictions(images_per_patient=1))
     (folder / "run.json").write_text('{"status": "finished", "command": "python train.py"}')
@@ -231,6 +235,7 @@ def test_a_record_without_commit_and_command_has_a_page(tmp_path: Path) -> None:
     assert "python train.py" in report_of(folder).text()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("content", [b"GIF89a", b"\xff\xd8\xff" + bytes(10), b"<svg onload=alert(1)>", b""])
 def test_a_gallery_of_files_that_are_no_jpeg_is_refused(tmp_path: Path, content: bytes) -> None:
     folder = write_run(tmp_path / "run", drawn_predictions(images_per_patient=1))
@@ -241,6 +246,7 @@ def test_a_gallery_of_files_that_are_no_jpeg_is_refused(tmp_path: Path, content:
         write_report(folder)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_gallery_of_a_huge_file_or_one_picture_many_times_is_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", drawn_predictions(images_per_patient=1))
     add_gallery(folder, n_per_kind=1)

@@ -16,7 +16,7 @@ def probabilities(table: Path) -> dict[str, float]:
     return {Path(cells["image"]).name: float(cells["prob_malignant"]) for _, cells in read_columns(table, ())}
 
 
-@pytest.mark.parametrize("stain", ["reinhard", "macenko"])
+@pytest.mark.parametrize("stain", [pytest.param("reinhard", marks=pytest.mark.slow), "macenko"])
 def test_predictions_of_the_run_and_of_its_export_are_those_of_the_test_table(
     stain: str, drawn_cache: Path, tmp_path: Path
 ) -> None:
