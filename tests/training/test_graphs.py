@@ -110,7 +110,7 @@ def test_steps_are_captured_once_and_not_before_all_layers_are_trained(monkeypat
         callback.on_train_epoch_start(trainer, L.LightningModule())
 
 
-def not_capturable(_: nn.Module, arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
+def not_capturable(_: nn.Module, __: tuple[Tensor, ...]) -> Callable[..., Any]:
     raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
 
