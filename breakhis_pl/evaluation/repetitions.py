@@ -24,6 +24,9 @@ _SAME_TRAINING = frozenset(
 
 _NAMED_FIRST = "model.backbone"
 
+_N_FURTHER = 2
+"""Keys of a group of the configuration that a name takes along."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -166,18 +169,38 @@ def _names(configs: Sequence[Mapping[str, str]], models: Sequence[str]) -> list[
     """A name for each configuration: its network, then the first keys that tell it from those of the same name.
 
     A key is named only where it divides what the keys before it have not, as trainer.max_epochs does not where each
-    network has its own.
+    network has its own; but of every other group in which configurations of one network differ, a key or two are too.
     """
     names = [one_line(model) for model in models]
-    for key in dict.fromkeys(key for config in configs for key in config if key != _NAMED_FIRST):
+    keys = [key for key in dict.fromkeys(key for config in configs for key in config) if key != _NAMED_FIRST]
+    named: list[list[str]] = [[] for _ in configs]
+    for key in keys:
         values = [config.get(key, "absent") for config in configs]
         if len(set(zip(names, values, strict=True))) > len(set(names)):
             is_alike = [len({v for n, v in zip(names, values, strict=True) if n == name}) == 1 for name in names]
-            names = [
-                name if alike else f"{name}, {_named_value(key, value)}"
-                for name, value, alike in zip(names, values, is_alike, strict=True)
-            ]
+            for place, (alike, value) in enumerate(zip(is_alike, values, strict=True)):
+                if not alike:
+                    names[place] += f", {_named_value(key, value)}"
+                    named[place].append(key)
+    for place, config in enumerate(configs):
+        if named[place]:
+            alike = [other for other, model in zip(configs, models, strict=True) if model == models[place]]
+            names[place] += _further(config, alike, keys, named[place])
     return names
+
+
+def _further(
+    config: Mapping[str, str], alike: Sequence[Mapping[str, str]], keys: Sequence[str], named: Sequence[str]
+) -> str:
+    """What is to be added to a name: keys of groups in which those of one network differ, and of which none is named."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        if len({other.get(key, "absent") for other in alike}) > 1:
+            groups.setdefault(key.split(".", 1)[0], []).append(key)
+    for key in named:
+        groups.pop(key.split(".", 1)[0], None)
+    added = [_named_value(key, config.get(key, "absent")) for found in groups.values() for key in found[:_N_FURTHER]]
+    return "".join(f", {each}" for each in added)
 
 
 def _named_value(key: str, value: str) -> str:

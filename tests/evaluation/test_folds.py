@@ -137,6 +137,24 @@ def test_configurations_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_says_something_of_every_group_that_differs(tmp_path: Path) -> None:
+    options = {
+        "plain": {"augmentation": {"blur": 0.0, "zoom": 0.0}, "training": {"ema_decay": None, "mixup": 0.0}},
+        "best": {"augmentation": {"blur": 1.0, "zoom": 0.2}, "training": {"ema_decay": 0.9, "mixup": 0.2}},
+    }
+    for name, groups in options.items():
+        run = run_document("resnet18", fold=1)
+        run["config"] |= groups
+        write_run(tmp_path, name, run)
+
+    names = [group.name for group in repetitions(collect_runs(tmp_path))]
+
+    assert sorted(names) == [
+        "resnet18, augmentation.blur=0.0, training.ema_decay=null, training.mixup=0.0",
+        "resnet18, augmentation.blur=1.0, training.ema_decay=0.9, training.mixup=0.2",
+    ]
+
+
 @pytest.mark.parametrize(("group", "key"), [("trainer", "progress_bar"), ("data", "cache_dir"), ("data", "verify")])
 def test_what_changes_no_network_divides_no_configuration(tmp_path: Path, group: str, key: str) -> None:
     for fold in (1, 2):
