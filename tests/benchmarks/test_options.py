@@ -29,3 +29,13 @@ def test_every_option_composes() -> None:
     composed = [composition.compose_checked("train", ["model.weights=file.pth", *each]) for each in OPTIONS.values()]
     kinds = {repr(config) for config in composed}
     assert len(kinds) == len(OPTIONS)
+
+
+def test_the_experiment_is_the_option_that_was_chosen() -> None:
+    composition.register()
+    chosen, experiment = (
+        composition.compose_checked("train", list(overrides))
+        for overrides in (OPTIONS["mixup, ema, strong"], ["experiment=best"])
+    )
+    assert experiment == chosen
+    assert experiment != composition.compose_checked("train", [])
