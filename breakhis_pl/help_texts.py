@@ -19,7 +19,7 @@ Examples
   python train.py model=resnet18 data.root=data      the report's ResNet-18 on the real images
   python train.py -m model=resnet18,wide_resnet50,resnext50        the report's three networks, compared
   python train.py experiment=frozen                  frozen features, linear head: the baseline to beat, in minutes
-  python train.py experiment=best                    what paid on validation cases: strong augmentation, mixup, averaged weights
+  python train.py experiment=best                    what paid on validation cases: strong augmentation, mixup, averages
   python train.py model=torchvision model.backbone=convnext_tiny         any network of torchvision or timm
   python train.py model=resnet18 optimizer=sgd optimizer.lr=0.01 trainer.max_epochs=30
   python train.py -m data.split=ratio data.test_fraction=0.2 seed=0,1,2        80/20, three splits

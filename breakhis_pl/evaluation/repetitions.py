@@ -192,7 +192,7 @@ def _names(configs: Sequence[Mapping[str, str]], models: Sequence[str]) -> list[
 def _further(
     config: Mapping[str, str], alike: Sequence[Mapping[str, str]], keys: Sequence[str], named: Sequence[str]
 ) -> str:
-    """What is to be added to a name: keys of groups in which those of one network differ, and of which none is named."""
+    """What is to be added to a name: keys of groups in which those of one network differ and of which none is named."""
     groups: dict[str, list[str]] = {}
     for key in keys:
         if len({other.get(key, "absent") for other in alike}) > 1:
