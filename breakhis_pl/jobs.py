@@ -55,10 +55,10 @@ def do(config: TrainConfig | EvaluateConfig, folder: Path, *, goes_on: bool) -> 
     Raises:
         BreakHisError: If it cannot be done.
     """
-    from breakhis_pl import run  # noqa: PLC0415 - imports torch
+    from breakhis_pl import evaluating, run  # noqa: PLC0415 - they import torch
 
     if isinstance(config, EvaluateConfig):
-        run.evaluate(config)
+        evaluating.evaluate(config)
     elif goes_on:
         run.resume(config, folder)
     else:

@@ -1,5 +1,6 @@
 """From a classifier's last evaluation to the files of a run: rows, metrics, pictures, explanations."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,18 @@ from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, Calibration, fit_calibration, write_calibration
 from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
+from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
 from breakhis_pl.evaluation.subtypes import SubtypePredictions, write_subtype_results
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tasks import summed
+from breakhis_pl.training.history import duration
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SENSITIVITY = 0.95
+"""Wanted of the threshold that is fitted at the end of a training with validation images."""
 
 
 def write_outcome(
@@ -146,3 +154,9 @@ def figure_note(data: BreakHisDataModule) -> str | None:
         n for (magnification, _), n in PUBLISHED_COUNTS.items() if magnification in all_magnifications(data.data)
     )
     return f"{INCOMPLETE_NOTE}: {data.n_found:,} of {n_published:,} images"
+
+
+def say_result(result: Result, folder: Path, subset: Subset, seconds: float) -> None:
+    """Says how good the network is and where everything lies."""
+    log.info("%s images\n\n%s", subset, classification_report(result.metrics))
+    log.info("%s after %s", folder, duration(seconds))

@@ -1,88 +1,45 @@
-"""Training and evaluation of one run: the only module that sees both the configuration and Lightning's Trainer."""
+"""Training of one run, from its configuration to its last file."""
 
 import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as L
 import torch
 from omegaconf import OmegaConf
 
 from breakhis_pl import composition
-from breakhis_pl.config import (
-    NAMED_CHECKPOINTS,
-    BreakHisDataConfig,
-    DataConfig,
-    EvaluateConfig,
-    EvaluateDataConfig,
-    SyntheticDataConfig,
-    TrainConfig,
-    has_fixed_features,
-    is_solved,
-)
+from breakhis_pl.config import TrainConfig, has_fixed_features, is_solved
 from breakhis_pl.data.breakhis import Subset
-from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.splits import write_split_csv
-from breakhis_pl.engine import (
-    averaged_weights,
-    fit,
-    free_device,
-    frozen_start,
-    graphs,
-    make_fast,
-    make_optimizers,
-    make_trainer,
-)
-from breakhis_pl.errors import ConfigurationError, Pruned, RunFolderError, Stopped
+from breakhis_pl.engine import averaged_weights, fit, free_device, frozen_start, graphs, make_trainer
+from breakhis_pl.errors import Pruned, RunFolderError, Stopped
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.evaluation.results import Result
 from breakhis_pl.frozen import know_features, solve
-from breakhis_pl.guards import (
-    check_fits,
-    check_same_pixels,
-    check_same_split,
-    check_single_images,
-    errors_explained,
-    only_writer,
-)
-from breakhis_pl.models.classifier import Classifier
-from breakhis_pl.models.networks import spec_of
-from breakhis_pl.models.pretrained import load_weights
+from breakhis_pl.guards import errors_explained, only_writer
 from breakhis_pl.models.tensor_files import read_tensor_file
-from breakhis_pl.models.views import N_VIEWS, ViewAverage
-from breakhis_pl.outcome import calibrate, figure_note, run_title, write_outcome
+from breakhis_pl.outcome import DEFAULT_SENSITIVITY, calibrate, figure_note, run_title, say_result, write_outcome
+from breakhis_pl.preparation import Ready, prepare, run_facts
 from breakhis_pl.run_json import RUN_JSON, read_run
 from breakhis_pl.training import distributed
 from breakhis_pl.training.background import BackgroundCheckpointIO
-from breakhis_pl.training.checkpoints import (
-    LAST_CHECKPOINT,
-    LastCheckpoint,
-    best_content,
-    counting_checkpoint,
-    load_checkpoint,
-    mend_best,
-    named_checkpoint,
-)
-from breakhis_pl.training.device import device_name, resolve_device
+from breakhis_pl.training.checkpoints import LastCheckpoint, best_content, mend_best
 from breakhis_pl.training.finite import FiniteTraining
-from breakhis_pl.training.history import History, duration
+from breakhis_pl.training.history import History
 from breakhis_pl.training.logger_choice import make_logger
 from breakhis_pl.training.loggers import RunLogger
 from breakhis_pl.training.progress import RunProgressBar
 from breakhis_pl.training.provenance import RunRecord
 from breakhis_pl.training.selection import Selection
-from breakhis_pl.training.speed import Speed, has_fast_bf16
+from breakhis_pl.training.speed import has_fast_bf16
 from breakhis_pl.training.training_state import check_training_state
 
 log = logging.getLogger(__name__)
-
-DEFAULT_SENSITIVITY = 0.95
-"""Wanted of the threshold that is fitted at the end of a training with validation images."""
 
 
 def train(
@@ -140,14 +97,14 @@ def _train(
     """Trains a network from the start, or (`before` is what run.json held) from its last checkpoint."""
     started = time.perf_counter()
     with distributed.first_of_machine_first():
-        ready = _prepare(config, folder, evaluated, before)
+        ready = prepare(config, folder, evaluated, before)
     if not distributed.is_first():
         with contextlib.ExitStack() as stack:
             stack.callback(free_device, ready.data)
             _fit_or_take(config, folder, ready, _history(config, folder, ready), callbacks)
         return
     writers = make_logger(config.logger, folder, configuration=composition.plain(config), first_epoch=ready.n_done + 1)
-    record = RunRecord(folder, _facts(config, ready), before=before)
+    record = RunRecord(folder, run_facts(config, ready), before=before)
     history = _history(config, folder, ready, writers)
     try:
         with errors_explained(config, folder):
@@ -172,74 +129,11 @@ def _train(
     last = ready.data.evaluated[-1]
     if last is Subset.TEST:
         log.info("page: %s", write_report(folder))
-    _report(result, folder / last, last, seconds)
-
-
-class _Ready(NamedTuple):
-    """What a training starts with.
-
-    Attributes:
-        n_done: Finished epochs.
-        checkpoint: State after them; None where a run starts anew.
-    """
-
-    accelerator: str
-    precision: str
-    data: BreakHisDataModule
-    speed: Speed
-    classifier: Classifier
-    n_done: int
-    checkpoint: Path | None
-
-
-def _prepare(
-    config: TrainConfig, folder: Path, evaluated: Sequence[Subset], before: Mapping[str, Any] | None
-) -> _Ready:
-    """Everything that can be wrong before the first step: device, images, weights.
-
-    Raises:
-        BreakHisError: If it is.
-    """
-    accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
-    data = BreakHisDataModule(
-        config.data,
-        config.augmentation,
-        seed=config.seed,
-        show_progress=config.trainer.progress_bar and distributed.is_first(),
-        task=config.task,
-    )
-    data.index()
-    data.evaluated = tuple(subset for subset in data.evaluated if subset in evaluated)
-    data.check_train_batches(limit=config.trainer.limit_train_batches)
-    if before is not None:
-        check_same_split(data, before, folder)
-    last = folder / LAST_CHECKPOINT
-    checkpoint = last if before is not None and last.exists() else None
-    speed = make_fast(config, data, accelerator)
-    spec = spec_of(config.model, image_size=config.data.image_size, task=config.task)
-    check_single_images(data, spec, limit=config.trainer.limit_train_batches)
-    classifier = Classifier(
-        **asdict(spec),
-        seed=config.seed,
-        memory_format=speed.torch_memory_format,
-        evaluated=data.evaluated,
-        make_optimizers=lambda parameters: make_optimizers(config, parameters),
-        class_weights=data.class_weights(),
-        label_smoothing=config.training.label_smoothing,
-        mixup=config.training.mixup,
-        layer_decay=config.training.layer_decay,
-    )
-    if checkpoint is None:
-        load_weights(classifier.network, spec, config.model.weights)
-    n_done = 0 if checkpoint is None else load_checkpoint(checkpoint).epoch
-    data.setup()
-    if before is not None:
-        check_same_pixels(data, before, folder)
-    return _Ready(accelerator, precision, data, speed, classifier, n_done, checkpoint)
+    say_result(result, folder / last, last, seconds)
 
 
 def _fit_or_take(
-    config: TrainConfig, folder: Path, ready: _Ready, history: History, callbacks: Sequence[L.Callback]
+    config: TrainConfig, folder: Path, ready: Ready, history: History, callbacks: Sequence[L.Callback]
 ) -> None:
     """Trains; where all epochs are done, or patience has run out, evaluates the epoch that counts."""
     writer = BackgroundCheckpointIO(share=config.trainer.checkpoint_share)
@@ -282,7 +176,7 @@ def _fit_or_take(
 def _fit_or_solve(
     config: TrainConfig,
     folder: Path,
-    ready: _Ready,
+    ready: Ready,
     history: History,
     trainer: L.Trainer,
     writer: BackgroundCheckpointIO,
@@ -299,7 +193,7 @@ def _fit_or_solve(
         fit(trainer, ready.classifier, ready.data, checkpoint=ready.checkpoint)
 
 
-def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger | None = None) -> History:
+def _history(config: TrainConfig, folder: Path, ready: Ready, writers: RunLogger | None = None) -> History:
     """The history of a run; without writers that of a process that writes nothing."""
     monitor, patience = config.trainer.monitor, config.trainer.patience
     return History(
@@ -311,103 +205,7 @@ def _history(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogge
     )
 
 
-def evaluate(config: EvaluateConfig) -> None:
-    """Evaluates a checkpoint of a run again, into the run's folder.
-
-    Args:
-        config: The typed configuration.
-
-    Raises:
-        BreakHisError: If run folder, checkpoint or images are not usable, or not those of the run.
-    """
-    started = time.perf_counter()
-    if config.run is None:
-        raise ConfigurationError("evaluate.py needs run=<run folder>")
-    folder = Path(config.run)
-    read_run(folder)  # before anything is written there
-    with only_writer(folder), errors_explained(config, folder):
-        _evaluate(config, folder, started)
-
-
-def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
-    """Evaluates a run whose folder is this process's own."""
-    subset, run = Subset(config.subset), read_run(folder)
-    trained: TrainConfig = composition.restored("train", run["config"])
-    _apply(config.data, trained.data)
-    trained.data.verify = True
-    accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
-    if config.trainer.precision == "auto" and str(run.get("device")).startswith(accelerator):
-        precision = run["precision"]
-    subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
-    path = named_checkpoint(folder, config.checkpoint)
-    counts = config.checkpoint in NAMED_CHECKPOINTS and path == counting_checkpoint(folder)
-    if config.calibrate and not counts:
-        raise ConfigurationError(
-            f"calibrate=true checkpoint={config.checkpoint}: what is kept with {folder} is fitted for the checkpoint "
-            f"that counts, {counting_checkpoint(folder).name}; drop checkpoint"
-        )
-    data = BreakHisDataModule(
-        trained.data,
-        trained.augmentation,
-        seed=trained.seed,
-        show_progress=distributed.is_first(),
-        task=trained.task,
-    )
-    with distributed.first_of_machine_first():
-        data.index()
-    speed = make_fast(trained, data, accelerator)
-    network = load_checkpoint(path, evaluated=subsets, memory_format=speed.torch_memory_format)
-    check_fits(network, path, run, trained, folder)
-    check_same_split(data, run, folder)
-    if Subset.VAL in subsets and Subset.VAL not in data.split.subsets:
-        raise RunFolderError(
-            f"run {folder} has no validation images, and nothing is fitted on train or test images; "
-            "train with data.val_fraction above 0, as in data.val_fraction=0.2"
-        )
-    data.evaluated = subsets
-    data.stain = network.stain
-    with distributed.first_of_machine_first():
-        data.setup()
-    check_same_pixels(data, run, folder)
-    data.mean, data.std = network.mean, network.std
-    if config.tta != "none":
-        network.classifier.network = ViewAverage(network.classifier.network, config.tta)
-    trainer = make_trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
-    trainer.validate(network.classifier, datamodule=data, verbose=False)
-    if not distributed.is_first():
-        return
-    device = torch.device(accelerator)
-    for each in subsets:
-        place = folder / "_".join(_parts_of_place(config, each, None if counts else path))
-        result = write_outcome(
-            place,
-            data,
-            network.classifier,
-            each,
-            n_explained=config.gallery if config.tta == "none" else 0,  # Grad-CAM would explain one view of several
-            device=device,
-            views=None if config.tta == "none" else f"{N_VIEWS[config.tta]} views",
-        )
-        if each is Subset.VAL and config.calibrate:
-            calibrate(folder, sensitivity=config.sensitivity or DEFAULT_SENSITIVITY)
-    if subset is Subset.TEST and counts and config.tta == "none":
-        log.info("page: %s", write_report(folder))
-    _report(result, place, subset, time.perf_counter() - started)
-
-
-def _parts_of_place(config: EvaluateConfig, subset: Subset, checkpoint: Path | None) -> list[str]:
-    """Words of the name of the folder of an evaluation; results of another kind never take the place of the run's.
-
-    Args:
-        config: The typed configuration.
-        subset: What is evaluated.
-        checkpoint: Another than the one that counts; None for that.
-    """
-    words = [subset.value, "" if checkpoint is None else checkpoint.stem]
-    return [word for word in (*words, "" if config.tta == "none" else config.tta) if word]
-
-
-def _conclude(config: TrainConfig, folder: Path, ready: _Ready, writers: RunLogger, *, epoch: int) -> Result:
+def _conclude(config: TrainConfig, folder: Path, ready: Ready, writers: RunLogger, *, epoch: int) -> Result:
     """Writes the results of every evaluated subset; gives those of the last one, test as a rule.
 
     Args:
@@ -441,57 +239,7 @@ def _code(text: str) -> str:
     return f"```\n{text}\n```"
 
 
-def _apply(asked: EvaluateDataConfig, data: DataConfig) -> None:
-    """Puts what evaluate.py was asked for in place of what the run was trained with.
-
-    Raises:
-        ConfigurationError: If a folder is named for a run on drawn images.
-    """
-    data.eval_batch_size = data.eval_batch_size if asked.batch_size is None else asked.batch_size
-    data.cache_dir = data.cache_dir if asked.cache_dir is None else asked.cache_dir
-    if asked.root is None:
-        return
-    if not isinstance(data, BreakHisDataConfig):
-        raise ConfigurationError(f"data.root={asked.root}: the run was trained on drawn images, which have no folder")
-    data.root = asked.root
-
-
-def _facts(config: TrainConfig, ready: _Ready) -> Mapping[str, Any]:
-    """What run.json says beyond times and versions."""
-    data = ready.data
-    return {
-        "config": composition.plain(config),
-        "evaluated": list(data.evaluated),
-        "data": {
-            "synthetic": isinstance(config.data, SyntheticDataConfig),
-            "complete": data.is_complete,
-            "description": data.description,
-            "n_images": data.split.counts(),
-            "split_checksum": data.split.checksum(),
-            "pixels_checksum": data.store.checksum(),
-            "mean": data.mean,
-            "std": data.std,
-            **_stain_facts(data),
-        },
-        "model": {
-            "backbone": config.model.backbone,
-            "n_parameters": sum(parameter.numel() for parameter in ready.classifier.parameters()),
-            "n_trained": sum(each.numel() for each in ready.classifier.parameters() if each.requires_grad),
-        },
-        "device": device_name(ready.accelerator),
-        "precision": ready.precision,
-        "processes": {"all": distributed.place().n_ranks, "machines": distributed.place().n_nodes},
-        "speed": asdict(ready.speed),
-        "torch_threads": torch.get_num_threads(),
-    }
-
-
-def _stain_facts(data: BreakHisDataModule) -> Mapping[str, Any]:
-    """What the stains of the images were brought to; nothing where they stay as they are."""
-    return {} if data.stain is None else {"stain": data.stain.plain(), "n_stain_unchanged": data.n_stain_unchanged}
-
-
-def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], folder: Path) -> None:
+def _announce(config: TrainConfig, ready: Ready, facts: Mapping[str, Any], folder: Path) -> None:
     """Says what is about to happen, in three or four lines."""
     data = ready.data
     if not data.is_complete:
@@ -522,9 +270,3 @@ def _announce(config: TrainConfig, ready: _Ready, facts: Mapping[str, Any], fold
     if ready.n_done > 0:
         log.info("goes on after epoch %d", ready.n_done)
     log.info("run folder: %s", folder)
-
-
-def _report(result: Result, folder: Path, subset: Subset, seconds: float) -> None:
-    """Says how good the network is and where everything lies."""
-    log.info("%s images\n\n%s", subset, classification_report(result.metrics))
-    log.info("%s after %s", folder, duration(seconds))

@@ -64,14 +64,14 @@ def frozen() -> Any:
 
 def train_and_evaluate(cache: Path, folder: Path, one: Path, place: Place) -> None:
     """Trains in `folder`; evaluates the run `one`, which a single process trained; notes what each process saw."""
-    from breakhis_pl import run
+    from breakhis_pl import evaluating, run
     from breakhis_pl.config import EvaluateConfig, EvaluateTrainerConfig
     from breakhis_pl.training import distributed
 
     with distributed.joined(place, "cpu"):
         run.train(exact_config(cache, strategy="ddp", devices=place.n_ranks), folder, callbacks=[frozen()])
         trainer = EvaluateTrainerConfig(strategy="ddp", devices=place.n_ranks, accelerator="cpu")
-        run.evaluate(EvaluateConfig(run=str(one), trainer=trainer, gallery=0))
+        evaluating.evaluate(EvaluateConfig(run=str(one), trainer=trainer, gallery=0))
         assert distributed.told(place.rank) == 0
         assert distributed.gathered(place.rank) == list(range(place.n_ranks))
 

@@ -28,7 +28,7 @@ LAYERS = (
     ("resuming", "repeating"),
     ("tuning.plan", "tuning.best", "tuning.study"),
     ("prediction.*",),
-    ("outcome", "engine", "guards", "frozen", "run", "export_onnx"),
+    ("outcome", "engine", "guards", "frozen", "preparation", "evaluating", "run", "export_onnx"),
     ("tuning.reporting", "tuning.worker"),
     ("launchers", "jobs"),
     ("command_line",),

@@ -18,11 +18,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import BatchSampler
 
-from breakhis_pl import run
 from breakhis_pl.data.datamodule import Batch, BreakHisDataModule, DealtBatches, SharedBatches
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.processes import ALONE, Place, run_together
+from breakhis_pl.run import train
 from breakhis_pl.training import distributed
 from tests.conftest import REPOSITORY
 from tests.programs import TINY, run_program
@@ -47,7 +47,7 @@ class Pair:
 def pair(tmp_path_factory: pytest.TempPathFactory, drawn_cache: Path) -> Pair:
     folder = tmp_path_factory.mktemp("shared")
     one, two, again = folder / "one", folder / "two", folder / "again"
-    run.train(exact_config(drawn_cache), one, callbacks=[frozen()])
+    train(exact_config(drawn_cache), one, callbacks=[frozen()])
     shutil.copytree(one, again)
     (again / "test" / "predictions.csv").unlink()
     run_together(train_and_evaluate, (drawn_cache, two, again), n_ranks=2)
@@ -73,7 +73,7 @@ def test_two_processes_train_the_weights_that_one_trains(pair: Pair) -> None:
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) < 1e-5
     conv1 = "network.conv1.weight"  # by frozen_epochs=1, DDP sees it only from the second epoch on
     config = exact_config(Path())
-    begun = run.Classifier(config.model.backbone, dropout=0.0, seed=config.seed).state_dict()
+    begun = Classifier(config.model.backbone, dropout=0.0, seed=config.seed).state_dict()
     assert float((theirs[conv1] - begun[conv1]).abs().max()) > 1e-4
 
 

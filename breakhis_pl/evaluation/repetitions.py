@@ -184,8 +184,8 @@ def _names(configs: Sequence[Mapping[str, str]], models: Sequence[str]) -> list[
                     named[place].append(key)
     for place, config in enumerate(configs):
         if named[place]:
-            alike = [other for other, model in zip(configs, models, strict=True) if model == models[place]]
-            names[place] += _further(config, alike, keys, named[place])
+            same_network = [other for other, model in zip(configs, models, strict=True) if model == models[place]]
+            names[place] += _further(config, same_network, keys, named[place])
     return names
 
 
