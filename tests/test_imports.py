@@ -21,7 +21,7 @@ LAYERS = (
     ("evaluation.*",),
     ("tuning.space", "tuning.trials", "tuning.figures", "tuning.page"),
     ("data.drawn", "data.store", "data.stained_store"),
-    ("data.appearance", "data.augment", "data.balance", "data.datamodule"),
+    ("data.appearance", "data.augment", "data.balance", "data.row_loading", "data.datamodule"),
     ("models.*",),
     ("training.*",),
     ("composition",),

@@ -18,7 +18,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import BatchSampler
 
-from breakhis_pl.data.datamodule import Batch, BreakHisDataModule, DealtBatches, SharedBatches
+from breakhis_pl.data.datamodule import Batch, BreakHisDataModule
+from breakhis_pl.data.row_loading import DealtBatches, SharedBatches
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.processes import ALONE, Place, run_together

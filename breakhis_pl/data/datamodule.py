@@ -6,14 +6,14 @@ each batch is augmented and normalized on the device, in `on_after_batch_transfe
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader
 
 from breakhis_pl.config import (
     SMALLEST_IMAGE,
@@ -31,6 +31,7 @@ from breakhis_pl.data.breakhis import TASKS, Subset
 from breakhis_pl.data.domain import appearances, fit_domain, plain_domain
 from breakhis_pl.data.drawn import synthetic_folder
 from breakhis_pl.data.index import ImageRecord, check_complete, describe, index_images
+from breakhis_pl.data.row_loading import DealtBatches, Rows, SharedBatches, ShuffledSampler, as_they_are
 from breakhis_pl.data.splits import (
     Split,
     at_magnifications,
@@ -43,7 +44,7 @@ from breakhis_pl.data.stain import StainTarget
 from breakhis_pl.data.stained_store import fit_stain, open_stained_store
 from breakhis_pl.data.store import Store, channel_statistics, open_store, verify_store
 from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
-from breakhis_pl.processes import ALONE, Place
+from breakhis_pl.processes import ALONE
 
 log = logging.getLogger(__name__)
 
@@ -188,14 +189,18 @@ class BreakHisDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Rows of the train images, in an order that follows seed and epoch."""
-        sampler = ShuffledSampler(self.train_order(), module=self)
+        sampler = ShuffledSampler(self.train_order(), epoch=self._current_epoch)
         whole = BatchSampler(sampler, self.data.batch_size, drop_last=False)
         return DataLoader(
             Rows(self.split.indices(Subset.TRAIN)),
             batch_sampler=SharedBatches(whole, self.place),
-            collate_fn=_as_they_are,
+            collate_fn=as_they_are,
             generator=torch.Generator(),  # else every pass draws from the global stream
         )
+
+    def _current_epoch(self) -> int:
+        """The trainer's, from 0; 0 without one."""
+        return 0 if self.trainer is None else self.trainer.current_epoch
 
     def train_order(self) -> TrainOrder:
         """Which train images an epoch shows, in which order."""
@@ -217,7 +222,7 @@ class BreakHisDataModule(L.LightningDataModule):
                 batch_sampler=DealtBatches(
                     BatchSampler(range(len(rows)), self.eval_batch_size, drop_last=False), self.place
                 ),
-                collate_fn=_as_they_are,
+                collate_fn=as_they_are,
                 generator=torch.Generator(),
             )
             for rows in (Rows(self.split.indices(subset)) for subset in self.evaluated)
@@ -421,85 +426,6 @@ class _Resident(NamedTuple):
     targets: Tensor
     mean: Tensor
     std: Tensor
-
-
-class Rows(Dataset[Tensor]):
-    """Rows of the store as a dataset."""
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        self.rows = torch.tensor(rows)  # (n_rows,)
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> Tensor:
-        """The row at a position; int64, ()."""
-        return self.rows[position]
-
-    def __getitems__(self, positions: list[int]) -> Tensor:
-        """The rows at some positions at once, as DataLoader asks for a batch; int64, (n_positions,)."""
-        return self.rows[positions]
-
-
-def _as_they_are(rows: Any) -> Any:
-    """A batch that `Rows` has put together."""
-    return rows
-
-
-class SharedBatches(Sampler[list[int]]):
-    """The share of a process of every batch: of ten positions and four processes, 3, 3, 2 and 2; it may be empty."""
-
-    def __init__(self, batches: BatchSampler, place: Place) -> None:
-        self.batches = batches
-        self.place = place
-
-    def __len__(self) -> int:
-        """Number of batches, the same in every process."""
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Positions of each share."""
-        for batch in self.batches:
-            yield batch[self.place.rank :: self.place.n_ranks]
-
-
-class DealtBatches(Sampler[list[int]]):
-    """Whole batches, dealt to the processes by turns; an empty one to a process for which none is left."""
-
-    def __init__(self, batches: BatchSampler, place: Place) -> None:
-        own = range(place.rank, len(batches), place.n_ranks)
-        self.own = [batch for number, batch in enumerate(batches) if number in own] or [[]]
-
-    def __len__(self) -> int:
-        """Number of this process's batches; at least one, so that all go through the same steps."""
-        return len(self.own)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Positions of each batch."""
-        return iter(self.own)
-
-
-class ShuffledSampler(Sampler[int]):
-    """Positions in an order that is a function of seed and epoch.
-
-    Lightning makes the first iterator of a resumed run before it tells samplers the epoch
-    (https://github.com/Lightning-AI/pytorch-lightning, 2.6: `_FitLoop.on_run_start`); so the epoch is asked for when
-    the first position is drawn.
-    """
-
-    def __init__(self, order: TrainOrder, *, module: BreakHisDataModule) -> None:
-        self.order = order
-        self.module = module
-
-    def __len__(self) -> int:
-        """Number of positions."""
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[int]:
-        """The positions of the trainer's current epoch."""
-        epoch = self.module.trainer.current_epoch if self.module.trainer is not None else 0
-        yield from self.order.positions(epoch)
 
 
 def _times(magnifications: Sequence[int]) -> str:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,10 @@ from PIL import Image
 from breakhis_pl.config import AugmentationConfig, BreakHisDataConfig, SyntheticDataConfig
 from breakhis_pl.data.balance import TrainOrder
 from breakhis_pl.data.breakhis import Subset
-from breakhis_pl.data.datamodule import BreakHisDataModule, ShuffledSampler
+from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.domain import restored_domain
 from breakhis_pl.data.drawn import synthetic_folder
+from breakhis_pl.data.row_loading import ShuffledSampler
 from breakhis_pl.errors import ConfigurationError, DataFolderError, ImageError, IncompleteDataError
 from breakhis_pl.models.backbones import BACKBONES, build_network
 
@@ -95,9 +97,8 @@ def test_loaders_give_every_image_of_their_subset_once(data: BreakHisDataModule)
 
 def test_the_order_follows_seed_and_epoch_and_leaves_the_global_stream_alone(data: BreakHisDataModule) -> None:
     def order(epoch: int, seed: int) -> list[int]:
-        data.trainer = SimpleNamespace(current_epoch=epoch)  # type: ignore[assignment]
         order = TrainOrder((0,) * 54, balance="none", seed=seed)
-        return list(ShuffledSampler(order, module=data))
+        return list(ShuffledSampler(order, epoch=lambda: epoch))
 
     before = torch.get_rng_state()
     assert order(0, 0) == order(0, 0)
@@ -105,6 +106,16 @@ def test_the_order_follows_seed_and_epoch_and_leaves_the_global_stream_alone(dat
     assert order(0, 0) != order(0, 1)
     next(iter(data.train_dataloader()))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_order_is_that_of_the_trainer_when_the_first_row_is_asked_for(data: BreakHisDataModule) -> None:
+    def rows(iterator: Iterator[torch.Tensor]) -> list[int]:
+        return torch.cat(list(iterator)).tolist()
+
+    data.trainer = SimpleNamespace(current_epoch=0)  # type: ignore[assignment]
+    first, early = rows(iter(data.train_dataloader())), iter(data.train_dataloader())
+    data.trainer = SimpleNamespace(current_epoch=3)  # type: ignore[assignment]
+    assert rows(early) == rows(iter(data.train_dataloader())) != first
 
 
 def test_statistics_use_train_images_alone(data: BreakHisDataModule) -> None:
