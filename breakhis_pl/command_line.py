@@ -3,16 +3,14 @@
 Hydra is imported only after `--help` has been answered, torch only after the configuration was found possible.
 """
 
-import importlib.util
 import logging
 import os
 import shlex
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,24 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from breakhis_pl.config import (
-    BreakHisDataConfig,
-    EvaluateConfig,
-    PredictConfig,
-    ProgramName,
-    TrainConfig,
-    TuneConfig,
-    all_magnifications,
-)
-from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, StorageError, listed
+from breakhis_pl.config import EvaluateConfig, PredictConfig, ProgramName, TrainConfig, TuneConfig
+from breakhis_pl.door import asked_launcher, check_access, check_at_the_door, check_images, check_launcher, check_texts
+from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, listed
 from breakhis_pl.help_texts import CONF_FOLDER, help_text
-from breakhis_pl.processes import given_place, is_follower, is_shared
+from breakhis_pl.processes import is_follower
 from breakhis_pl.run_json import RUN_JSON
 
 log = logging.getLogger(__name__)
-
-_OWN_COMPOSITION = {"--config-name", "-cn", "--config-path", "-cp", "--config-dir", "-cd", "--experimental-rerun"}
-_HYDRA_ANSWERS = {"--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--resolve"}
 
 _PATIENCE_S = 30
 """Seconds in which a process that was told to end may write what it has."""
@@ -63,7 +51,7 @@ def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
     unfinished = _Unfinished()
     try:
         with _signals_stop():
-            _check_texts(given)
+            check_texts(given)
             given = _with_repeated(program, given)
             resumed = _resumed_folder(program, given)
             if is_follower(os.environ):
@@ -101,7 +89,7 @@ def _follow(program: ProgramName, given: Sequence[str], resumed: Path | None) ->
     from breakhis_pl import composition, jobs, resuming  # noqa: PLC0415 - imports Hydra
 
     composition.register()
-    _check_launcher(given, multirun=bool({"-m", "--multirun"} & set(given)))
+    check_launcher(given, multirun=bool({"-m", "--multirun"} & set(given)))
     overrides = [argument for argument in given if not argument.startswith(("-", "resume="))]
     if resumed is None:
         config = composition.compose_checked(program, overrides)
@@ -162,22 +150,6 @@ def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
     return Path(folder)
 
 
-def _check_texts(texts: Sequence[str]) -> None:
-    """Makes sure that given names, and that of this folder, can be written into tables, curves and Hydra's files.
-
-    Raises:
-        ConfigurationError: If one holds bytes that are no UTF-8.
-    """
-    for text in (*texts, str(Path.cwd())):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ConfigurationError(
-                f"{text!a} holds bytes that are no text in UTF-8; rename that file or folder, "
-                "or reach it by a link of another name"
-            ) from None
-
-
 def _with_repeated(program: ProgramName, given: Sequence[str]) -> list[str]:
     """The arguments with the overrides of a run in place of repeat=<run folder>.
 
@@ -208,149 +180,17 @@ def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None
         results = f"its results are in {folder / 'test'}, its page is report.html"
         sys.stdout.write(f"{folder} is finished{stopped}; {results}\n")
         return
-    _check_access(folder)
+    check_access(folder)
     unfinished.command = ["python", "train.py", *given]
     try:
         with jobs.logging_to(folder / "train.log"):
-            _check_images(config)
+            check_images(config)
             jobs.start(config, folder, goes_on=True)
     except (BreakHisError, OSError) as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
         sys.stderr.write(f"{error}\n")
         raise SystemExit(1) from None
-
-
-_ONE_AT_A_TIME = {
-    "evaluate": "evaluate.py evaluates one run at a time; runs=<sweep folder> compares several",
-    "predict": "predict.py predicts with one run at a time; images=[…] takes several folders",
-}
-"""Programs without sweeps, and what to do instead."""
-
-
-def check_at_the_door(program: ProgramName, given: Sequence[str]) -> None:
-    """Checks the configuration of every job of the command, and where its results would go.
-
-    Raises:
-        ConfigurationError: If any job's configuration is not possible.
-        RunFolderError: If the run folder holds a run already.
-        StorageError: If it could not be written to.
-    """
-    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
-
-    composition.register()
-    options = {argument.partition("=")[0] for argument in given if argument.startswith("-")}
-    if options & (_OWN_COMPOSITION | _HYDRA_ANSWERS):
-        return  # Hydra answers by itself, or composes what only it can; jobs are checked again when they start
-    multirun = bool(options & {"-m", "--multirun"})
-    _check_launcher(given, multirun=multirun)
-    if multirun and program in _ONE_AT_A_TIME:
-        raise ConfigurationError(_ONE_AT_A_TIME[program])
-    overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
-    if program == "tune":
-        _check_study(overrides, multirun=multirun)
-        return
-    swept = composition.swept_keys(overrides)
-    for name in {"runs", "images"} & set(swept):
-        values = next(override.input_line or "" for override in overrides if override.key_or_group == name)
-        raise ConfigurationError(f"several {name} are written as a list: '{name}=[{values.partition('=')[2]}]'")
-    if swept and not multirun:
-        command = shlex.join(["python", f"{program}.py", "-m", *given])
-        raise ConfigurationError(
-            f"{', '.join(swept)} has several values (one value with a comma needs quotes inside quotes: "
-            f"\"data.root='/a,b'\"); for one run each: {command}"
-        )
-    composition.register(swept)
-    jobs = composition.expand_sweep(overrides)
-    for job in jobs:
-        trainer = composition.compose_checked(program, job).trainer
-        if not _asked_launcher(given):  # else processes start elsewhere
-            given_place(os.environ, devices=trainer.devices, num_nodes=trainer.num_nodes)
-    folders = [composition.sweep_choice(job) for job in jobs]
-    shared = sorted({folder for folder in folders if folders.count(folder) > 1})
-    if multirun and shared:
-        raise ConfigurationError(f"several runs of the sweep would share a folder: {listed(shared)}; drop equal values")
-    if program == "train":
-        folder = composition.output_folder(program, jobs[0], multirun=multirun)
-        if (folder / RUN_JSON).exists():
-            raise RunFolderError(
-                f"{folder} holds a run already; resume={folder} goes on with it, another hydra.run.dir starts anew"
-            )
-        if multirun:
-            _check_runs_there(folder, dict(zip(folders, jobs, strict=True)))
-        _check_access(folder)
-    if program == "predict":
-        _check_access(composition.output_folder(program, jobs[0], multirun=False))
-
-
-def _check_study(overrides: Sequence[Any], *, multirun: bool) -> None:
-    """Checks the bounds of a study, and that its folder is its own.
-
-    Raises:
-        BreakHisError: If anything is not possible.
-    """
-    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
-    from breakhis_pl.tuning import plan as studies  # noqa: PLC0415
-
-    swept = composition.swept_keys(overrides)
-    if multirun or swept:
-        raise ConfigurationError(
-            f"tune.py takes one value for each key, not several of {listed(swept or ['-m'])}: what it is to search "
-            "stands in a file of conf/space/"
-        )
-    plan = studies.make_plan([override.input_line or "" for override in overrides])
-    studies.check_corners(plan)
-    studies.check_same_study(plan)
-    _check_access(plan.folder)
-
-
-def _check_launcher(given: Sequence[str], *, multirun: bool) -> None:
-    """Makes sure that what starts runs, or has started this process, fits the command.
-
-    Raises:
-        ConfigurationError: If it does not.
-    """
-    launcher = _asked_launcher(given)
-    if launcher and not multirun:
-        raise ConfigurationError(f"hydra/launcher={launcher} starts the runs of a sweep; add -m")
-    if launcher.startswith("submitit") and importlib.util.find_spec("submitit") is None:
-        raise ConfigurationError(
-            f"hydra/launcher={launcher} needs a package that is not installed: uv sync --extra slurm"
-        )
-    if launcher == "submitit_slurm" and shutil.which("srun") is None:
-        raise ConfigurationError(
-            "hydra/launcher=submitit_slurm: no srun here; start the sweep on a machine of the cluster, or use "
-            "hydra/launcher=submitit_local"
-        )
-    if multirun and not launcher and is_shared(os.environ):
-        raise ConfigurationError(
-            "srun or torchrun has started several processes, which do one run together; for a sweep start the command "
-            "once, with hydra/launcher=submitit_slurm for jobs of their own"
-        )
-
-
-def _check_runs_there(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
-    """Makes sure that what a sweep's folder holds already are runs of this sweep, which then goes on.
-
-    Raises:
-        RunFolderError: If one of them is another run.
-    """
-    from breakhis_pl import composition, resuming  # noqa: PLC0415 - imports Hydra
-
-    for name, job in jobs.items():
-        if (sweep / name / RUN_JSON).exists():
-            resuming.check_same(sweep / name, composition.compose_checked("train", job))
-
-
-def _check_access(folder: Path) -> None:
-    """Makes sure that a run can go into a folder, before anything is written into it.
-
-    Raises:
-        StorageError: If it could not be written to.
-    """
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise StorageError(f"{folder} cannot be written: no access to {there}; set hydra.run.dir to a folder elsewhere")
 
 
 def _compare_runs(config: EvaluateConfig) -> None:
@@ -427,7 +267,7 @@ def _sweep_elsewhere(program: ProgramName, given: Sequence[str]) -> Path | None:
     """Folder of a sweep whose runs are jobs of their own, with all that they need there; None of any other command."""
     from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
 
-    if not _asked_launcher(given).startswith("submitit") or not {"-m", "--multirun"} & set(given):
+    if not asked_launcher(given).startswith("submitit") or not {"-m", "--multirun"} & set(given):
         return None
     from breakhis_pl import launchers  # noqa: PLC0415 - needs an extra
 
@@ -436,11 +276,6 @@ def _sweep_elsewhere(program: ProgramName, given: Sequence[str]) -> Path | None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
     return composition.output_folder(program, composition.expand_sweep(overrides)[0], multirun=True).absolute()
-
-
-def _asked_launcher(given: Sequence[str]) -> str:
-    asked = [argument.partition("=")[2] for argument in given if argument.startswith("hydra/launcher=")]
-    return asked[-1] if asked else ""
 
 
 def _failures_there(sweep: Path, given: Sequence[str]) -> list[str]:
@@ -480,7 +315,7 @@ def _run_job(config: Any, folder: Path, overrides: Sequence[str]) -> None:
         if resuming.is_finished(folder, config):
             log.info("%s is finished already", folder)
             return
-    _check_images(config)
+    check_images(config)
     from breakhis_pl import jobs  # noqa: PLC0415 - imports Hydra
 
     jobs.start(config, folder, goes_on=is_there)
@@ -490,20 +325,8 @@ def _tune(config: TuneConfig, overrides: Sequence[str]) -> None:
     """Runs the trials of a study."""
     from breakhis_pl.tuning.plan import make_plan  # noqa: PLC0415 - imports Hydra
 
-    _check_images(config)
+    check_images(config)
     plan = make_plan(overrides)
     from breakhis_pl.tuning.worker import tune  # noqa: PLC0415 - imports torch and Optuna
 
     tune(plan)
-
-
-def _check_images(config: Any) -> None:
-    """Makes sure that a training's folder of images is one, before torch is imported.
-
-    Raises:
-        BreakHisError: If it is not.
-    """
-    if isinstance(config, TrainConfig) and isinstance(config.data, BreakHisDataConfig):
-        from breakhis_pl.data.index import index_images  # noqa: PLC0415
-
-        index_images(Path(config.data.root), all_magnifications(config.data))

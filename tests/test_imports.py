@@ -31,6 +31,7 @@ LAYERS = (
     ("outcome", "engine", "guards", "frozen", "preparation", "evaluating", "run", "export_onnx"),
     ("tuning.reporting", "tuning.worker"),
     ("launchers", "jobs"),
+    ("door",),
     ("command_line",),
 )
 WITH_TORCH = ("evaluation.gradcam", "evaluation.feature_maps", "prediction.run_network")
@@ -51,6 +52,7 @@ WITHOUT_TORCH = (
     "launchers",
     "jobs",
     "repeating",
+    "door",
     "command_line",
     "evaluation.*",
     *("tuning.space", "tuning.trials", "tuning.figures", "tuning.page", "tuning.plan", "tuning.best", "tuning.study"),

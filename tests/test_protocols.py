@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from breakhis_pl import composition
-from breakhis_pl.command_line import check_at_the_door
 from breakhis_pl.config import TrainConfig, all_magnifications, evaluated_magnifications
+from breakhis_pl.door import check_at_the_door
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.outcome import run_title
 from breakhis_pl.training.history import History

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from breakhis_pl.command_line import check_at_the_door
+from breakhis_pl.door import check_at_the_door
 from tests.conftest import REPOSITORY
 from tests.programs import Outcome, run_program
 

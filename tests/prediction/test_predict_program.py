@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from breakhis_pl import export_onnx
-from breakhis_pl.command_line import check_at_the_door
 from breakhis_pl.config import PredictConfig
+from breakhis_pl.door import check_at_the_door
 from breakhis_pl.errors import (
     CheckpointError,
     ConfigurationError,

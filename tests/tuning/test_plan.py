@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from breakhis_pl import composition
-from breakhis_pl.command_line import check_at_the_door
 from breakhis_pl.config import TuneConfig, TuningConfig
+from breakhis_pl.door import check_at_the_door
 from breakhis_pl.errors import ConfigurationError, RunFolderError
 from breakhis_pl.help_texts import help_text
 from breakhis_pl.tuning import plan as plans
