@@ -22,6 +22,7 @@ from breakhis_pl.config import (
     TrainConfig,
     WandbLoggerConfig,
     WarmupCosineConfig,
+    has_fixed_features,
     is_exported,
     is_solved,
 )
@@ -193,6 +194,16 @@ def _faults_of_data(config: DataConfig, prefix: str) -> Iterator[str]:
             f"{prefix}group=patient has no effect on {prefix}split=official, whose folds are by patient; "
             f"drop it, or set {prefix}split=ratio"
         )
+    if config.split == "official" and config.test_fraction != DataConfig.test_fraction:
+        yield (
+            f"{prefix}test_fraction={config.test_fraction:g} has no effect on {prefix}split=official, whose test "
+            f"images are the authors'; drop it, or set {prefix}split=ratio"
+        )
+    if config.split == "ratio" and config.fold != DataConfig.fold:
+        yield (
+            f"{prefix}fold={config.fold} has no effect on {prefix}split=ratio, which draws cases by seed; "
+            f"drop it, or set {prefix}split=official"
+        )
 
 
 def _faults_of_selection(config: TrainConfig) -> Iterator[str]:
@@ -253,8 +264,12 @@ def _faults_of_frozen(config: TrainConfig) -> Iterator[str]:
         "data.balance": (config.data.balance, "none", is_solved(config), "is for heads that are trained by steps"),
         "training.ema_decay": (training.ema_decay, None, is_solved(config), "is for heads that are trained by steps"),
         "trainer.monitor": (config.trainer.monitor, None, is_solved(config), "chooses an epoch; here is but one"),
-        "trainer.devices": (config.trainer.devices, 1, is_solved(config), "shares steps; here are none"),
     }
+    if has_fixed_features(config) and config.trainer.n_processes > 1:
+        yield (
+            f"trainer.devices={config.trainer.devices} trainer.num_nodes={config.trainer.num_nodes}: model.freeze=true "
+            "without augmentation computes what the head sees once for all images, in one process; drop them"
+        )
     if model.head == "svm" and config.data.balance == "loss":
         yield "data.balance=loss weighs cross-entropy; model.head=svm has another loss: take balance=sampler"
     for name, (value, usual, matters, why) in asked.items():

@@ -4,7 +4,8 @@ import gc
 import logging
 import signal
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -105,8 +106,6 @@ def make_trainer(
 def fit(trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule, *, checkpoint: Path | None) -> None:
     """Trains; Ctrl-C stays Ctrl-C.
 
-    Lightning 2.6 turns it into exit status 1 and ignores further ones (`_call_and_handle_interrupt`).
-
     Args:
         trainer: From `make_trainer`.
         classifier: To be trained.
@@ -116,8 +115,36 @@ def fit(trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule, *,
     Raises:
         KeyboardInterrupt: If the training was interrupted.
     """
-    try:
+    with _interruptions_kept(trainer):
         trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+
+def evaluate_subsets(trainer: L.Trainer, classifier: Classifier, data: BreakHisDataModule) -> None:
+    """Evaluates the subsets that the data is asked for; Ctrl-C stays Ctrl-C.
+
+    Args:
+        trainer: From `make_trainer`.
+        classifier: As it is.
+        data: The run's data.
+
+    Raises:
+        KeyboardInterrupt: If the evaluation was interrupted.
+    """
+    with _interruptions_kept(trainer):
+        trainer.validate(classifier, datamodule=data, verbose=False)
+
+
+@contextmanager
+def _interruptions_kept(trainer: L.Trainer) -> Iterator[None]:
+    """Gives Ctrl-C back.
+
+    Lightning 2.6 makes exit status 1 of it and ignores further ones (`_call_and_handle_interrupt`).
+
+    Raises:
+        KeyboardInterrupt: If there was one.
+    """
+    try:
+        yield
     except SystemExit as end:
         if not trainer.interrupted:
             raise

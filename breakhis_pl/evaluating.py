@@ -17,12 +17,12 @@ from breakhis_pl.config import (
 )
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
-from breakhis_pl.engine import make_fast, make_trainer
+from breakhis_pl.engine import evaluate_subsets, make_fast, make_trainer
 from breakhis_pl.errors import ConfigurationError, RunFolderError
 from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.guards import check_fits, check_same_pixels, check_same_split, errors_explained, only_writer
 from breakhis_pl.models.views import N_VIEWS, ViewAverage
-from breakhis_pl.outcome import DEFAULT_SENSITIVITY, calibrate, say_result, write_outcome
+from breakhis_pl.outcome import DEFAULT_SENSITIVITY, calibrate, renew_test_metrics, say_result, write_outcome
 from breakhis_pl.run_json import read_run
 from breakhis_pl.training import distributed
 from breakhis_pl.training.checkpoints import counting_checkpoint, load_checkpoint, named_checkpoint
@@ -57,7 +57,7 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
     trained.data.verify = True
     accelerator, precision = resolve_device(config.trainer.accelerator, config.trainer.precision)
     if config.trainer.precision == "auto" and str(run.get("device")).startswith(accelerator):
-        precision = run["precision"]
+        precision = run.get("precision") or precision
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
     path = named_checkpoint(folder, config.checkpoint)
     counts = config.checkpoint in NAMED_CHECKPOINTS and path == counting_checkpoint(folder)
@@ -93,7 +93,7 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
     if config.tta != "none":
         network.classifier.network = ViewAverage(network.classifier.network, config.tta)
     trainer = make_trainer(trained, accelerator=accelerator, precision=precision, callbacks=[])
-    trainer.validate(network.classifier, datamodule=data, verbose=False)
+    evaluate_subsets(trainer, network.classifier, data)
     if not distributed.is_first():
         return
     device = torch.device(accelerator)
@@ -110,7 +110,10 @@ def _evaluate(config: EvaluateConfig, folder: Path, started: float) -> None:
         )
         if each is Subset.VAL and config.calibrate:
             calibrate(folder, sensitivity=config.sensitivity or DEFAULT_SENSITIVITY)
-    if subset is Subset.TEST and counts and config.tta == "none":
+    is_shown = subset is Subset.TEST and counts and config.tta == "none"
+    if config.calibrate and subset is not Subset.TEST:
+        is_shown = renew_test_metrics(folder)
+    if is_shown:
         log.info("page: %s", write_report(folder))
     say_result(result, place, subset, time.perf_counter() - started)
 

@@ -20,6 +20,7 @@ from breakhis_pl.data.breakhis import IMAGE_SIZE, official_patients
 from breakhis_pl.data.resampling import resized
 from breakhis_pl.data.synthetic import draw_tissue
 from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, DataFolderError, StorageError
+from breakhis_pl.evaluation.json_values import value_at
 from breakhis_pl.evaluation.texts import visible
 from breakhis_pl.files import written_aside
 from breakhis_pl.prediction.exported_facts import INPUT, OUTPUT, to_metadata
@@ -205,7 +206,8 @@ def _images_to_check(run: Path, size: int, images: str | None) -> tuple[UInt8Arr
     Raises:
         DataFolderError: If images were named and none of them can be read.
     """
-    wanted = images or str(read_run(run)["config"].get("data", {}).get("root") or "")
+    root = value_at(read_run(run), "config", "data", "root")
+    wanted = images or (root if isinstance(root, str) else "")
     if wanted:
         try:
             paths = find_inputs(wanted).paths

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
-from breakhis_pl.engine import make_trainer
+from breakhis_pl.engine import evaluate_subsets, make_trainer
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.networks import head_of, watch_features
 from breakhis_pl.training.background import BackgroundCheckpointIO
@@ -56,7 +56,7 @@ def know_features(
     watching = watch_features(classifier.network, see)
     try:
         with _all_subsets(classifier, data) as subsets:
-            trainer.validate(classifier, datamodule=data, verbose=False)
+            evaluate_subsets(trainer, classifier, data)
             rows = torch.cat([classifier.evaluated_logits(subset)[0] for subset in subsets])
     finally:
         watching.remove()
@@ -109,7 +109,7 @@ def solve(
     seconds += time.perf_counter() - started
     log.info("head solved for in %d iterations, largest gradient %.1g", solution.n_iterations, solution.gradient)
     with _all_subsets(classifier, data):
-        trainer.validate(classifier, datamodule=data, verbose=False)
+        evaluate_subsets(trainer, classifier, data)
     history.add_solution(classifier, n_images=len(rows), seconds=seconds)
     path = folder / LAST_CHECKPOINT
     path.parent.mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ from traceback import clear_frames
 from typing import Any
 
 from breakhis_pl.config import EvaluateConfig, TrainConfig
-from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, RunFolderError, StorageError
 from breakhis_pl.files import clear_leftovers
@@ -90,14 +89,11 @@ def check_single_images(data: BreakHisDataModule, spec: NetworkSpec, *, limit: i
     Raises:
         ConfigurationError: If one is.
     """
-    n_train, size = len(data.split.indices(Subset.TRAIN)), data.data.batch_size
-    n_full, rest = divmod(n_train, size)
-    is_single = size == 1 or (rest == 1 and (limit is None or limit > n_full))
-    if spec.library == "report" or not is_single or takes_single_images(spec):
+    if spec.library == "report" or not data.has_single_images(limit=limit) or takes_single_images(spec):
         return
     raise ConfigurationError(
-        f"data.batch_size={size} leaves a batch of a single image ({n_train} train images), which batch norm in "
-        f"{spec.backbone} cannot take at data.image_size={spec.image_size}; change one of them"
+        f"{data.single_images}, which batch norm in {spec.backbone} cannot take at "
+        f"data.image_size={spec.image_size}; change one of them"
     )
 
 

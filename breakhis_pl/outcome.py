@@ -15,9 +15,10 @@ from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, Calibration, fit_calibration, write_calibration
 from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
-from breakhis_pl.evaluation.metrics import classification_report
+from breakhis_pl.evaluation.metrics import classification_report, write_metrics
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
 from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
+from breakhis_pl.evaluation.run_metrics import evaluate_table
 from breakhis_pl.evaluation.subtypes import SubtypePredictions, write_subtype_results
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tasks import summed
@@ -90,6 +91,22 @@ def calibrate(folder: Path, *, sensitivity: float) -> Calibration:
     calibration = fit_calibration(read_predictions(folder / Subset.VAL / PREDICTIONS_CSV), sensitivity=sensitivity)
     write_calibration(folder / CALIBRATION_JSON, calibration)
     return calibration
+
+
+def renew_test_metrics(folder: Path) -> bool:
+    """Computes the metrics of a run's test images again, after what is fitted on validation images has changed.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        Whether it has test images.
+    """
+    table = folder / Subset.TEST / PREDICTIONS_CSV
+    if not table.is_file():
+        return False
+    write_metrics(table.parent / "metrics.json", evaluate_table(table))
+    return True
 
 
 def to_predictions(data: BreakHisDataModule, rows: Tensor, logits: Tensor) -> Predictions:

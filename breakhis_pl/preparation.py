@@ -55,12 +55,12 @@ def prepare(config: TrainConfig, folder: Path, evaluated: Sequence[Subset], befo
     )
     data.index()
     data.evaluated = tuple(subset for subset in data.evaluated if subset in evaluated)
-    data.check_train_batches(limit=config.trainer.limit_train_batches)
     if before is not None:
         check_same_split(data, before, folder)
     last = folder / LAST_CHECKPOINT
     checkpoint = last if before is not None and last.exists() else None
     speed = make_fast(config, data, accelerator)
+    data.check_train_batches(limit=config.trainer.limit_train_batches)
     spec = spec_of(config.model, image_size=config.data.image_size, task=config.task)
     check_single_images(data, spec, limit=config.trainer.limit_train_batches)
     classifier = Classifier(

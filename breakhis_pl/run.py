@@ -15,7 +15,15 @@ from breakhis_pl import composition
 from breakhis_pl.config import TrainConfig, has_fixed_features, is_solved
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.data.splits import write_split_csv
-from breakhis_pl.engine import averaged_weights, fit, free_device, frozen_start, graphs, make_trainer
+from breakhis_pl.engine import (
+    averaged_weights,
+    evaluate_subsets,
+    fit,
+    free_device,
+    frozen_start,
+    graphs,
+    make_trainer,
+)
 from breakhis_pl.errors import Pruned, RunFolderError, Stopped
 from breakhis_pl.evaluation.metrics import classification_report
 from breakhis_pl.evaluation.report import write_report
@@ -163,14 +171,17 @@ def _fit_or_take(
     if content is not None and (ready.n_done >= config.trainer.max_epochs or has_stopped):
         history.write_table()
     else:
+        if content is not None and has_fixed_features(config):
+            ready.classifier.load_state_dict(content["state_dict"])  # the features are those of these weights
         content = None  # as large as all weights three times
         _fit_or_solve(config, folder, ready, history, trainer, writer)
     if selection is not None:
         log.info("epoch %d of %d counts, the best by %s", history.counted_epoch, len(history.rows), selection.monitor)
+        distributed.meet()  # the first process has written its files
         content = best_content(folder, selection)
     if content is not None:
         ready.classifier.load_state_dict(content["state_dict"])
-        trainer.validate(ready.classifier, datamodule=ready.data, verbose=False)
+        evaluate_subsets(trainer, ready.classifier, ready.data)
 
 
 def _fit_or_solve(
@@ -195,13 +206,13 @@ def _fit_or_solve(
 
 def _history(config: TrainConfig, folder: Path, ready: Ready, writers: RunLogger | None = None) -> History:
     """The history of a run; without writers that of a process that writes nothing."""
-    monitor, patience = config.trainer.monitor, config.trainer.patience
+    monitor, patience, n_frozen = config.trainer.monitor, config.trainer.patience, config.training.frozen_epochs
     return History(
         folder,
         writers,
         title=run_title(ready.classifier.spec.title, config.data),
         note=figure_note(ready.data),
-        selection=None if monitor is None else Selection(monitor, patience=patience),
+        selection=None if monitor is None else Selection(monitor, patience=patience, n_frozen=n_frozen),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from breakhis_pl.errors import TrainingError
 from breakhis_pl.processes import Place
 
-BATCH, EVAL_BATCH = 10, 5
-"""Of 54 train images a last batch of 4 is left, shared by 2 and 2; 28 test images are 6 batches."""
+BATCH, EVAL_BATCH = 11, 5
+"""43 train images are three batches, shared by 6 and 5, and one by 5 and 5; 28 test images are 6 batches."""
 
 
 def exact_config(cache: Path, **trainer: Any) -> Any:
@@ -74,6 +74,37 @@ def train_and_evaluate(cache: Path, folder: Path, one: Path, place: Place) -> No
         evaluating.evaluate(EvaluateConfig(run=str(one), trainer=trainer, gallery=0))
         assert distributed.told(place.rank) == 0
         assert distributed.gathered(place.rank) == list(range(place.n_ranks))
+
+
+def train_chosen(cache: Path, folder: Path, place: Place) -> None:
+    """Trains with averaged weights and a chosen epoch; the first process takes its time over the files."""
+    from breakhis_pl import run
+    from breakhis_pl.training import distributed
+    from breakhis_pl.training.background import BackgroundCheckpointIO
+
+    flush = BackgroundCheckpointIO.flush
+
+    def slow_flush(writer: BackgroundCheckpointIO) -> None:
+        time.sleep(2)
+        flush(writer)
+
+    if place.rank == 0:
+        BackgroundCheckpointIO.flush = slow_flush  # type: ignore[method-assign]
+    with distributed.joined(place, "cpu"):
+        config = exact_config(cache, strategy="ddp", devices=place.n_ranks, monitor="val_loss")
+        config.training.ema_decay = 0.5
+        run.train(config, folder)
+
+
+def train_small_shares(cache: Path, folder: Path, place: Place) -> None:
+    """Trains with a last batch of 3 images, of which one process gets a single one."""
+    from breakhis_pl import run
+    from breakhis_pl.training import distributed
+
+    with distributed.joined(place, "cpu"):
+        config = exact_config(cache, strategy="ddp", devices=place.n_ranks)
+        config.data.batch_size = 10
+        run.train(config, folder)
 
 
 def fail(folder: Path, what: str, place: Place) -> None:

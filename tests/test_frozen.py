@@ -8,6 +8,7 @@ from torchvision import models
 
 from breakhis_pl.composition import compose_checked, register
 from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.evaluation.predictions import read_predictions
 from breakhis_pl.evaluation.run_summary import summarize_run
 from tests.programs import TINY, Outcome, run_program
 
@@ -81,6 +82,32 @@ def test_a_finished_baseline_and_one_that_was_cut_are_resumed(baseline: tuple[Pa
     assert (folder / "test" / "predictions.csv").read_bytes() == before
 
 
+def test_its_views_are_averaged(baseline: tuple[Path, Outcome]) -> None:
+    folder, _ = baseline
+    arguments = (f"run={folder}", "tta=flips", "trainer.accelerator=cpu")
+    outcome = run_program("evaluate", *arguments, cwd=folder.parent)
+    assert outcome.status == 0, outcome.err
+    views, once = (read_predictions(folder / name / "predictions.csv") for name in ("test_flips", "test"))
+    assert views.image == once.image
+    assert float(abs(views.probabilities - once.probabilities).max()) > 1e-4
+
+
+def test_a_head_that_is_trained_by_epochs_goes_on_with_the_features_it_began_with(
+    weights: Path, drawn_cache: Path, tmp_path: Path
+) -> None:
+    arguments = ("model.freeze=true", "augmentation=none", f"model.weights={weights}", "gallery=0")
+    for name, n_epochs in (("whole", 2), ("cut", 1)):
+        (tmp_path / name).mkdir()
+        outcome = train(tmp_path / name, drawn_cache, *arguments, f"trainer.max_epochs={n_epochs}")
+        assert outcome.status == 0, outcome.err
+    outcome = run_program("train", "resume=cut/run", "trainer.max_epochs=2", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    whole, cut = (tmp_path / name / "run" for name in ("whole", "cut"))
+    states = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, cut)]
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+    assert (cut / "test/predictions.csv").read_bytes() == (whole / "test/predictions.csv").read_bytes()
+
+
 @pytest.mark.parametrize(("augmentation", "head"), [("report", "svm"), ("none", "report")])
 def test_other_frozen_networks_train_their_head_by_epochs(
     augmentation: str, head: str, weights: Path, drawn_cache: Path, tmp_path: Path
@@ -136,6 +163,14 @@ def test_a_vision_transformer_of_timm_is_trained_evaluated_and_shown_without_hea
         (["experiment=frozen", "trainer.limit_train_batches=1"], r"limit_train_batches=1: .*from all train images"),
         (["model.freeze=true", "trainer.compile=true"], r"trainer\.compile=true is for networks that are trained"),
         (["model.freeze=true", "trainer.cuda_graphs=true"], r"trainer\.cuda_graphs=true is for networks that are"),
+        (
+            ["model.freeze=true", "augmentation=none", "trainer=ddp", "trainer.devices=2"],
+            r"trainer\.devices=2 trainer\.num_nodes=1: model\.freeze=true without augmentation computes",
+        ),
+        (
+            ["experiment=frozen", "trainer=ddp", "trainer.num_nodes=2"],
+            r"trainer\.num_nodes=2: model",
+        ),
         (["model.head=tree"], r"model\.head=tree is not possible; expected one of report, linear, svm"),
         (["model.l2=0"], r"model\.l2=0\.0 is not possible; expected a number above 0"),
         (["model=torchvision", "model.backbone=alexnet", "data.image_size=32"], "expected at least 63"),
@@ -151,7 +186,8 @@ def test_what_does_not_go_together_is_refused_at_the_door(overrides: list[str], 
 def test_a_train_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(
     drawn_cache: Path, tmp_path: Path
 ) -> None:
-    arguments = ("model=torchvision", "model.backbone=inception_v3", "model.weights=none", "data.batch_size=53")
-    outcome = train(tmp_path, drawn_cache, *arguments, "data.image_size=75")
-    assert outcome.status == 1
-    assert "data.batch_size=53 leaves a batch of a single image (54 train images)" in outcome.err
+    arguments = ("model=torchvision", "model.backbone=inception_v3", "model.weights=none", "data.image_size=75")
+    for more, size, n_train in (((), 53, 54), (("data.balance=downsample",), 29, 30)):
+        outcome = train(tmp_path, drawn_cache, *arguments, *more, f"data.batch_size={size}")
+        assert outcome.status == 1
+        assert f"data.batch_size={size} leaves a batch of a single image ({n_train} train images)" in outcome.err

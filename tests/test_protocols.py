@@ -40,6 +40,8 @@ def composed(*overrides: str) -> TrainConfig:
         (("data.test_magnification=[]",), "data.test_magnification=[] is not possible"),
         (("data.test_magnification=[40,40]",), "data.test_magnification=[40, 40] names one of them twice"),
         (("data.group=patient",), "data.group=patient has no effect on data.split=official"),
+        (("data.test_fraction=0.2",), "data.test_fraction=0.2 has no effect on data.split=official"),
+        (("data.split=ratio", "data.fold=3"), "data.fold=3 has no effect on data.split=ratio, which draws cases"),
         (("data.group=slide", "data.split=ratio"), "data.group=slide is not possible; expected one of case, patient"),
         (("data.balance=up",), "data.balance=up is not possible; expected one of none, downsample, sampler, loss"),
         (("data.stain=vahadane",), "data.stain=vahadane is not possible; expected one of none, macenko, reinhard"),

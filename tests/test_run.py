@@ -191,6 +191,20 @@ def test_images_with_other_pixels_are_not_evaluated(finished_run: Path, tmp_path
     assert "have the names of those of run" in outcome.err
 
 
+def test_a_run_that_does_not_say_its_precision_is_evaluated_in_the_usual_one(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    facts = json.loads((copy / "run.json").read_text())
+    del facts["precision"]
+    (copy / "run.json").write_text(json.dumps(facts))
+    (copy / "test" / "predictions.csv").unlink()
+    outcome = run_program("evaluate", f"run={copy}", "gallery=0", "trainer.accelerator=cpu", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    table = "test/predictions.csv"
+    assert (copy / table).read_bytes() == (finished_run / table).read_bytes()
+
+
 def test_a_checkpoint_of_another_split_or_network_is_refused_and_one_of_the_same_has_its_own_folder(
     finished_run: Path, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from breakhis_pl.run import train
 from breakhis_pl.training import distributed
 from tests.conftest import REPOSITORY
 from tests.programs import TINY, run_program
-from tests.shared_runs import exact_config, frozen, train_and_evaluate
+from tests.shared_runs import exact_config, frozen, train_and_evaluate, train_chosen, train_small_shares
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),  # Lightning 2.6.6, deprecated by torch 2.15
@@ -111,6 +111,15 @@ def test_a_run_of_two_processes_goes_on_in_one(pair: Pair, tmp_path: Path) -> No
     assert len(history(tmp_path / "run")) == 3
 
 
+def test_the_best_epoch_and_averaged_weights_are_those_of_all_processes(drawn_cache: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_together(train_chosen, (drawn_cache, run), n_ranks=2)
+    before = (run / "test" / "predictions.csv").read_bytes()
+    outcome = run_program("evaluate", f"run={run}", "gallery=0", "trainer.accelerator=cpu", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert (run / "test" / "predictions.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -187,6 +196,13 @@ def test_a_share_of_one_tiny_image_is_refused(drawn_cache: Path) -> None:
     data.place = Place(0, 8, 0, 8)
     with pytest.raises(ConfigurationError, match=r"leaves a batch of a single image to one of 8 processes"):
         data.check_train_batches()
+
+
+@pytest.mark.slow
+def test_so_is_one_by_a_run_in_processes(drawn_cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size=10 leaves a batch of a single image to one of 2"):
+        run_together(train_small_shares, (drawn_cache, tmp_path / "run"), n_ranks=2)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def slow_run(cache: Path) -> tuple[str, ...]:

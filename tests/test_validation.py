@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from breakhis_pl.config import ProgramName
+from breakhis_pl.models.classifier import Classifier
 from tests.programs import TINY, run_program
 
 
@@ -57,6 +59,44 @@ def test_evaluate_fits_again_for_another_sensitivity(run_with_validation: Path, 
     assert kept["threshold"] >= before["threshold"]
     metrics = json.loads((copy / "test" / "metrics.json").read_text())
     assert metrics["calibrated"]["threshold"] == pytest.approx(kept["threshold"])
+
+
+def test_fitting_again_renews_what_is_said_of_the_test_images(run_with_validation: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_with_validation, tmp_path / "run")
+    table = (copy / "test" / "predictions.csv").read_bytes()
+    arguments = (f"run={copy}", "subset=val", "calibrate=true", "sensitivity=0.5", "gallery=0")
+    outcome = run_program("evaluate", *arguments, "trainer.accelerator=cpu", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    threshold = json.loads((copy / "calibration.json").read_text())["threshold"]
+    assert threshold != json.loads((run_with_validation / "calibration.json").read_text())["threshold"]
+    metrics = json.loads((copy / "test" / "metrics.json").read_text())
+    assert metrics["calibrated"]["threshold"] == pytest.approx(threshold)
+    assert f"probability of {threshold:.3f} to reach a sensitivity of 0.5" in (copy / "report.html").read_text()
+    assert (copy / "test" / "predictions.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize("program", ["evaluate", "train"])
+def test_an_interruption_while_images_are_evaluated_is_one(
+    program: ProgramName, run_with_validation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of evaluate.py, and of the epoch that counts after a training."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "validation_step", interrupt)
+    if program == "evaluate":
+        arguments: tuple[str, ...] = (f"run={run_with_validation}", "trainer.accelerator=cpu")
+    else:
+        copy = shutil.copytree(run_with_validation, tmp_path / "run")
+        content = json.loads((copy / "run.json").read_text())
+        (copy / "run.json").write_text(json.dumps(content | {"status": "failed"}))
+        arguments = (f"resume={copy}",)
+    outcome = run_program(program, *arguments, cwd=tmp_path)
+    assert outcome.status == 130
+    assert "interrupted" in outcome.err
+    if program == "train":
+        assert json.loads((copy / "run.json").read_text())["error"] == "interrupted"
 
 
 def test_rows_of_another_checkpoint_are_named_after_their_subset_and_not_calibrated(

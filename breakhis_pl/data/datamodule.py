@@ -348,16 +348,27 @@ class BreakHisDataModule(L.LightningDataModule):
         Raises:
             ConfigurationError: If a train batch is a single image that small.
         """
-        n_train, size, n_ranks = self.n_train_images, self.data.batch_size, self.place.n_ranks
-        n_full, rest = divmod(n_train, size)
-        batches = [*([size] if n_full > 0 else []), *([rest] if limit is None or limit > n_full else [])]
-        is_single = any(1 in (n_images // n_ranks, -(-n_images // n_ranks)) for n_images in batches)
-        if self.data.image_size <= SMALLEST_IMAGE and is_single:
-            processes = "" if n_ranks == 1 else f" to one of {n_ranks} processes"
+        if self.data.image_size <= SMALLEST_IMAGE and self.has_single_images(limit=limit):
             raise ConfigurationError(
-                f"data.batch_size={size} leaves a batch of a single image{processes} ({n_train} train images), "
-                f"which batch norm cannot take at data.image_size={self.data.image_size}; change either of them"
+                f"{self.single_images}, which batch norm cannot take at data.image_size={self.data.image_size}; "
+                "change either of them"
             )
+
+    def has_single_images(self, *, limit: int | None) -> bool:
+        """Whether any process gets a single image of a train batch; `limit` as in `check_train_batches`."""
+        size, n_ranks = self.data.batch_size, self.place.n_ranks
+        n_full, rest = divmod(self.n_train_images, size)
+        batches = [*([size] if n_full > 0 else []), *([rest] if limit is None or limit > n_full else [])]
+        return any(1 in (n_images // n_ranks, -(-n_images // n_ranks)) for n_images in batches)
+
+    @property
+    def single_images(self) -> str:
+        """Says of a message what `has_single_images` has found."""
+        processes = "" if self.place.n_ranks == 1 else f" to one of {self.place.n_ranks} processes"
+        return (
+            f"data.batch_size={self.data.batch_size} leaves a batch of a single image{processes} "
+            f"({self.n_train_images} train images)"
+        )
 
     def _check_magnifications(self, found: Sequence[ImageRecord]) -> None:
         """Makes sure that every magnification asked for has an image, so that none is missing from what is reported.

@@ -46,6 +46,11 @@ SUFFIXES = frozenset(
 LARGEST_PICTURE = 80_000_000
 """Pixels of a picture that is still decoded, 240 MB of them; 250 times those of a BreakHis image."""
 
+LONGEST_SIDE = 65_535
+"""Pixels; no JPEG is longer, and what resizing to a square takes of a longer one grows with its length."""
+
+NO_MEMORY = "not enough memory for it; expected a smaller picture, or more memory"
+
 SEVERAL_AT_ONCE = 10_000_000
 """Pixels of a picture up to which threads decode at the same time; larger ones take turns, which bounds the memory."""
 
@@ -107,7 +112,7 @@ def _read(file: BinaryIO) -> UInt8Array:
     except ImageError:
         raise
     except MemoryError as error:
-        raise ImageError("not enough memory for it; expected a smaller picture, or more memory") from error
+        raise ImageError(NO_MEMORY) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"more pixels than can be right, expected at most {LARGEST_PICTURE:,}") from error
     except UnidentifiedImageError as error:
@@ -121,6 +126,8 @@ def _decoded(file: BinaryIO) -> UInt8Array:
         n_pixels = picture.width * picture.height
         if n_pixels > LARGEST_PICTURE:
             raise ImageError(f"{picture.width}x{picture.height} pixels, expected at most {LARGEST_PICTURE:,}")
+        if max(picture.size) > LONGEST_SIDE:
+            raise ImageError(f"{picture.width}x{picture.height} pixels, expected sides of at most {LONGEST_SIDE:,}")
         if picture.format == "PNG":
             picture.verify()  # the checksums of its parts, which loading leaves out
             file.seek(0)

@@ -23,6 +23,9 @@ UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 LARGEST_IMAGE = 20_000_000
 """Pixels of an image that is still decoded; 60 times those of an original."""
 
+LONGEST_SIDE = 65_535
+"""Pixels of a side; 94 times that of a BreakHis image."""
+
 LARGEST_FILE = 100_000_000
 """Bytes of a file that is still read; `LARGEST_IMAGE` takes 60 million without any compression."""
 
@@ -155,7 +158,7 @@ def _check_header(body: memoryview) -> None:
     if len(body) != 13:
         raise ImageError("damaged: its header has another length")
     width, height, depth, color, compression, filtering, interlace = struct.unpack(">IIBBBBB", body)
-    if not 0 < width * height <= LARGEST_IMAGE:
+    if not 0 < width * height <= LARGEST_IMAGE or max(width, height) > LONGEST_SIDE:
         raise ImageError(f"{width}x{height} pixels cannot be right")
     if (depth, color) != (8, 2):
         raise ImageError(f"{depth}-bit {_COLORS.get(color, f'color type {color}')}, expected 8-bit RGB")

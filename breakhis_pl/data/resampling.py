@@ -33,7 +33,7 @@ def resized(image: UInt8Array, size: int) -> UInt8Array:
         Pillow's Resample.c.
     """
     if image.shape[1] != size:
-        band = max(1, _MOST_VALUES // (3 * image.shape[1]))
+        band = max(1, _MOST_VALUES // (3 * max(image.shape[1], size)))
         bands = (image[start : start + band] for start in range(0, len(image), band))
         image = np.concatenate([_resized_rows(each.transpose(1, 0, 2), size) for each in bands], axis=1)
         image = image.transpose(1, 0, 2)  # (height, size, 3)

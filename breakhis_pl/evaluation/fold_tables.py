@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from breakhis_pl.data.breakhis import FOLDS, Subset, official_patients
 from breakhis_pl.errors import listed
 from breakhis_pl.evaluation.conclusions import metric_name
-from breakhis_pl.evaluation.json_values import value_at
 from breakhis_pl.evaluation.pages import Table
 from breakhis_pl.evaluation.published import FOLD_RESULTS, FoldResult
 from breakhis_pl.evaluation.repetitions import Repetitions, Spread, over_folds
@@ -63,15 +62,13 @@ def overlap_sentence() -> str:
 
 
 def _has_published_images(run: RunSummary, magnification: int) -> bool:
-    tested = value_at(run.config, "data", "test_magnification")
-    tested = run.magnification if tested is None else (tested,)
     n_images = sum(
         each.n_images[magnification]
         for each in official_patients().values()
         if run.fold is not None and each.subsets[run.fold] is Subset.TEST
     )
     is_whole = run.is_synthetic is False and run.is_complete is True and run.n_test_images == n_images
-    return is_whole and tested == (magnification,)
+    return is_whole and run.test_magnification == (magnification,)
 
 
 def _lack(group: Repetitions) -> str | None:

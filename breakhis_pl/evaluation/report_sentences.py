@@ -110,25 +110,31 @@ def published_sentence(files: RunFiles) -> str:
 def calibration_sentence(files: RunFiles) -> str | None:
     """What was fitted on the validation images; None where nothing was."""
     calibrated = files.metrics.get("calibrated")
-    fitted = {**(files.calibration or {}), **(calibrated if isinstance(calibrated, Mapping) else {})}
-    temperature, threshold = (number_at(fitted, key) for key in ("temperature", "threshold"))
+    calibrated = calibrated if isinstance(calibrated, Mapping) else {}
+    kept = files.calibration or {}
+    used = ("temperature", "threshold")
+    if any(_differ(number_at(calibrated, key), number_at(kept, key)) for key in used):
+        kept = {}  # fitted after these metrics were computed
+    fitted = {**kept, **calibrated}
+    temperature, threshold = (number_at(fitted, key) for key in used)
     if temperature is None or threshold is None:
         return None
-    wanted = number_at(files.calibration or {}, "sensitivity") or number_at(fitted, "wanted_sensitivity")
-    n_images, n_cases = (
-        number_at(files.calibration or {}, key) or number_at(fitted, "fitted_on", key)
-        for key in ("n_images", "n_cases")
-    )
+    wanted = number_at(kept, "sensitivity") or number_at(fitted, "wanted_sensitivity")
+    n_images, n_cases = (number_at(kept, key) or number_at(fitted, "fitted_on", key) for key in ("n_images", "n_cases"))
     rows = f"{n_images:,.0f} validation images" if n_images is not None else "the validation images"
     rows += f" of {n_cases:,.0f} cases" if n_cases is not None else ""
     aim = f" to reach a sensitivity of {wanted:g} there" if wanted is not None else ""
-    specificity = number_at(files.calibration or {}, "specificity_reached")
+    specificity = number_at(kept, "specificity_reached")
     reached = f" The specificity there is {specificity:.3f}." if specificity is not None else ""
     few = f" {n_cases:,.0f} cases are few to fit on." if n_cases is not None and n_cases < FEW_CASES else ""
     return (
         f"Fitted on {rows}, never on test images: temperature {temperature:.3f}, and malignant from a calibrated "
         f"probability of {threshold:.3f}{aim}.{reached}{few}"
     )
+
+
+def _differ(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and abs(one - other) > 1e-9  # which a file rounds away
 
 
 def _subset_phrase(files: RunFiles, subset: str) -> str:

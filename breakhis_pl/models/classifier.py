@@ -154,9 +154,9 @@ class Classifier(L.LightningModule):
     def train(self, mode: bool = True) -> "Classifier":
         """Training mode; what is frozen stays in evaluation mode, so that its statistics stay as they are."""
         super().train(mode)
-        if self.spec.is_frozen:
+        if mode and self.spec.is_frozen:
             self.network.eval()
-            head_of(self.network).train(mode)
+            head_of(self.network).train()
         return self
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

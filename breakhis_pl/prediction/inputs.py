@@ -102,7 +102,12 @@ def _below(root: str, unreadable: list[tuple[str, str]], others: Counter[str]) -
         folders = []
         for entry in visible:
             suffix = PurePath(entry.name).suffix.lower()
-            if entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:  # a link that leads round to itself, as one that leads nowhere does not
+                unreadable.append((entry.path, f"a link that cannot be followed ({error.strerror})"))
+                continue
+            if is_folder:
                 folders += [] if entry.name in IGNORED_FOLDERS else [entry.path]
             elif suffix in SUFFIXES:
                 yield entry.path

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from breakhis_pl.data.domain import appearance
-from breakhis_pl.data.pictures import read_picture
+from breakhis_pl.data.pictures import NO_MEMORY, read_picture
 from breakhis_pl.data.resampling import resized
 from breakhis_pl.data.stain import StainTarget
 from breakhis_pl.errors import ImageError
@@ -54,11 +54,13 @@ def decode(path: str, image_size: int, stain: StainTarget | None = None) -> Deco
     """
     try:
         picture = read_picture(Path(path))
+        pixels = resized(picture.pixels, image_size)
+        pixels = pixels if stain is None else stain.applied(pixels)
+        return Decoded(path, picture.width, picture.height, pixels, appearance(pixels))
     except ImageError as error:
         return Unreadable(path, str(error))
-    pixels = resized(picture.pixels, image_size)
-    pixels = pixels if stain is None else stain.applied(pixels)
-    return Decoded(path, picture.width, picture.height, pixels, appearance(pixels))
+    except MemoryError:
+        return Unreadable(path, NO_MEMORY)
 
 
 def decoded(

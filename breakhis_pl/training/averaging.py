@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from breakhis_pl.training.distributed import put_means
+
 OWN_WEIGHTS = "weights_before_averaging"
 """In a checkpoint: the weights that training goes on with; `state_dict` holds the averaged ones."""
 
@@ -70,8 +72,10 @@ class AveragedWeights(Callback):
         self._n_steps += 1
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lends the network the average."""
+        """Lends the network the average; what batch norm has seen is averaged over all processes too."""
         if trainer.state.fn == "fit":
+            buffers = {name for name, _ in pl_module.named_buffers()}
+            put_means([each for name, each in zip(self._names, self._averages, strict=True) if name in buffers])
             self._set_aside = [value.clone() for value in self._weights]
             torch._foreach_copy_(self._weights, self._averages)
 

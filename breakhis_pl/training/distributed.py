@@ -6,7 +6,7 @@ whole batches, so that every image is seen in the same company, and gives the sa
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -207,14 +207,18 @@ class Agreement(Callback):
 
 def average_buffers(module: nn.Module) -> None:
     """Puts the mean over all processes in place of every floating-point buffer."""
-    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    if _talk is None or not buffers:
+    put_means([buffer for buffer in module.buffers() if buffer.is_floating_point()])
+
+
+def put_means(tensors: Sequence[Tensor]) -> None:
+    """Puts the mean over all processes in place of each tensor; they are of one type and on the devices that train."""
+    if _talk is None or not tensors:
         return
-    whole = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    whole = torch.cat([each.reshape(-1) for each in tensors])
     dist.all_reduce(whole)
     whole /= _place.n_ranks
-    for buffer, mean in zip(buffers, torch.split(whole, [buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    for each, mean in zip(tensors, torch.split(whole, [each.numel() for each in tensors]), strict=True):
+        each.copy_(mean.view_as(each))
 
 
 class _Environment(ClusterEnvironment):

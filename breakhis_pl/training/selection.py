@@ -22,6 +22,7 @@ class Selection:
     Args:
         monitor: One of `config.MONITORS`; a loss is better when lower, everything else when higher.
         patience: Epochs without a better value after which the training stops; None never stops it.
+        n_frozen: First epochs that train the head alone; patience begins after them.
 
     Attributes:
         best_epoch: From 1; None before the first epoch has ended.
@@ -32,11 +33,12 @@ class Selection:
         ConfigurationError: If there is no such monitor.
     """
 
-    def __init__(self, monitor: str, *, patience: int | None = None) -> None:
+    def __init__(self, monitor: str, *, patience: int | None = None, n_frozen: int = 0) -> None:
         if monitor not in MONITORS:
             raise ConfigurationError(f"trainer.monitor={monitor} is not possible")
         self.monitor = monitor
         self.patience = patience
+        self.n_frozen = n_frozen
         self.best_epoch: int | None = None
         self.best_value: float | None = None
         self.stopped_after: int | None = None
@@ -45,7 +47,7 @@ class Selection:
         """Looks at the value of an epoch, counted from 1; each epoch is to come once, in order."""
         if self.best_epoch is None or self.best_value is None or self._is_better(value, self.best_value):
             self.best_epoch, self.best_value = epoch, value
-        elif self.patience is not None and epoch - self.best_epoch >= self.patience:
+        elif self.patience is not None and epoch - max(self.best_epoch, self.n_frozen) >= self.patience:
             self.stopped_after = epoch
 
     def _is_better(self, value: float, other: float) -> bool:

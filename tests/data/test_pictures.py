@@ -140,6 +140,13 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pyt
         read_picture(path)
 
 
+def test_a_picture_much_longer_than_wide_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.png", Image.new("1", (1, 65_536)))
+    with pytest.raises(ImageError, match="1x65536 pixels, expected sides of at most 65,535"):
+        read_picture(path)
+    assert read_picture(saved(tmp_path, "b.png", Image.new("1", (1, 65_535)))).height == 65_535
+
+
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for name, reason in (("none.png", "No such file"), (".", "no regular file"), ("pipe.png", "no regular file")):

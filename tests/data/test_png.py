@@ -79,6 +79,7 @@ REFUSED = {
     "to be mirrored, least byte first": (png(before=exif(2, order="<")), r"mirrored \(Exif orientation 2\)"),
     "to be turned, said at the end": (png(after=exif(3)), r"Exif orientation 3\)"),
     "too large": (with_pixel_data(b"", width=60_000, height=60_000), "60000x60000 pixels cannot be right"),
+    "too long": (with_pixel_data(b"", width=65_536, height=1), "65536x1 pixels cannot be right"),
     "no width": (with_pixel_data(b"", width=0), "0x16 pixels cannot be right"),
     "unknown color": (of_kind(noise(), depth=8, color=7), "8-bit color type 7, expected"),
     "unknown methods": (with_pixel_data(zlib.compress(rows(noise())), interlace=2), "methods that no PNG has"),

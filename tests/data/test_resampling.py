@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,17 @@ def test_large_images_are_worked_on_in_bands_without_a_seam(monkeypatch: pytest.
     whole = resized(image, 32)
     monkeypatch.setattr(resampling, "_MOST_VALUES", 3 * 70 * 7)
     assert np.array_equal(resized(image, 32), whole)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60_000, 1), (1, 60_000)])
+def test_a_very_long_image_takes_little_more_memory_than_its_square(height: int, width: int) -> None:
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        resized(image, 224)
+        assert tracemalloc.get_traced_memory()[1] < 150_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_image_of_that_size_stays_as_it_is() -> None:

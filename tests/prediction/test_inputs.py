@@ -51,6 +51,13 @@ def test_links_that_lead_round_are_followed_once(tree: Path) -> None:
     assert len(find_inputs("s").paths) == 3
 
 
+def test_a_link_to_itself_is_listed_and_stops_nothing(tree: Path) -> None:
+    (tree / "s" / "again").symlink_to(tree / "s" / "again")
+    found = find_inputs("s")
+    assert len(found.paths) == 3
+    assert found.unreadable == (("s/again", "a link that cannot be followed (Too many levels of symbolic links)"),)
+
+
 def test_a_link_that_leads_nowhere_is_left_for_the_reader_to_name(tree: Path) -> None:
     (tree / "gone.png").symlink_to(tree / "nothing")
     assert find_inputs("gone.png").paths == ("gone.png",)

@@ -462,6 +462,13 @@ def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, monkeypatch:
         export_onnx.export_onnx(run, out=tmp_path / "a.onnx", images=str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("data", ["some text", 7, None, {"root": ["a"]}])
+def test_a_run_that_says_nothing_of_its_images_is_compared_on_drawn_ones(data: object, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"data": data}, "data": {"split_checksum": "x"}}))
+    pixels, what = export_onnx._images_to_check(tmp_path, 32, None)
+    assert (pixels.shape[1:], what) == ((32, 32, 3), "drawn images")
+
+
 def test_a_full_disk_is_one_of_our_errors(
     exported: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,17 @@ def test_a_file_that_cannot_be_read_gives_its_reason(tmp_path: Path) -> None:
     assert decode(str(tmp_path / "a.png"), 32) == Unreadable(str(tmp_path / "a.png"), "empty file (0 bytes)")
 
 
+def test_a_lack_of_memory_for_one_file_stops_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(stream, "resized", full)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    found = decode(str(tmp_path / "a.png"), 32)
+    assert isinstance(found, Unreadable)
+    assert "not enough memory for it" in found.reason
+
+
 def test_results_come_in_order_whatever_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     first_may_end = threading.Event()
 

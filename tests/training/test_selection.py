@@ -36,6 +36,18 @@ def test_patience_counts_the_epochs_since_the_best(patience: int, stopped: int |
     assert chosen(values, patience=patience).stopped_after == stopped
 
 
+def test_patience_begins_when_the_whole_network_is_trained() -> None:
+    values = [0.5, 0.6, 0.6, 0.6, 0.6, 0.6]
+    ends = []
+    for n_frozen in (0, 2, 4, 9):
+        selection = Selection("val_loss", patience=2, n_frozen=n_frozen)
+        for epoch, value in enumerate(values, start=1):
+            if selection.stopped_after is None:
+                selection.take(epoch, value)
+        ends.append((selection.best_epoch, selection.stopped_after))
+    assert ends == [(1, 3), (1, 4), (1, 6), (1, None)]
+
+
 def test_a_choice_goes_on_from_its_state_as_if_it_never_stopped() -> None:
     chance = random.Random(0)
     for _ in range(50):
