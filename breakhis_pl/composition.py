@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def _composed(program: ProgramName, overrides: Sequence[str], *, with_hydra: boo
         with nullcontext() if is_in_job else initialize_config_dir(str(CONF_FOLDER), version_base="1.3"):
             return compose(program, overrides=list(overrides), return_hydra_config=with_hydra)
     except HydraException as error:
-        raise ConfigurationError(_explain(error)) from error
+        raise ConfigurationError(_no_choice(error, program) or _explain(error)) from error
     except (ValueError, YAMLError) as error:  # a group set to null; a file that is no YAML
         raise ConfigurationError(str(error)) from error
 
@@ -309,6 +309,22 @@ def _explain_value(error: OmegaConfBaseException) -> str:
     if "Missing mandatory value" in text:
         return f"{name} has no value; set it, as in {name}=…"
     return f"{name}={error.value!r} is not possible: {text}" if error.value is not None else f"{name}: {text}"
+
+
+def _no_choice(error: HydraException, program: ProgramName) -> str | None:
+    """What to do instead of choosing an option where there is none to choose; None for another error."""
+    found = re.match(r"Could not override '([^'@]+)'\. No match", str(error))
+    if found is None:
+        return None
+    name = found[1]
+    kinds = {entry.name: entry.type for entry in fields(PROGRAMS[program])}
+    kind = kinds.get(name)
+    if not isinstance(kind, type) or not is_dataclass(kind):
+        return unknown_key(name, list(kinds))
+    keys = sorted(entry.name for entry in fields(kind))
+    return (
+        f"{name} has no options in {program}.py; set its keys, as in {name}.{keys[0]}=…; {name} has: {', '.join(keys)}"
+    )
 
 
 def _explain(error: HydraException) -> str:

@@ -48,7 +48,7 @@ Keys used most
   trainer.max_epochs=15       seed=0
   task=subtype                tell the eight tumor types apart; evaluated as benign or malignant, and by type
   augmentation.stain=0.2      one transform alone: zoom, shift, stain, hue, blur, …; augmentation=strong has them all
-  training.label_smoothing=0  training.mixup=0  training.ema_decay=null (0.999)  scheduler=warmup_cosine
+  training.label_smoothing=0  training.mixup=0  training.ema_decay=null (0.99)  scheduler=warmup_cosine
   training.layer_decay=1      training.frozen_epochs=0: learning rates by layer, the head alone at first
   trainer=ddp trainer.devices=8    on 8 GPUs; data.batch_size is that of all together (docs/scaling.md)
   -m hydra/launcher=submitit_slurm seed=0,1    each run of a sweep a job of a cluster; submitit_local: of this machine

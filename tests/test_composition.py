@@ -195,6 +195,11 @@ def test_a_misspelt_key_in_a_file_is_refused(
         (["runs=a", "ensemble=true", "checkpoint=b.ckpt"], "ensemble=true checkpoint=b.ckpt: the test tables"),
         (["runs=a", "ensemble=true", "subset=val"], "ensemble=true subset=val: the test tables"),
         (["runs=a", "ensemble=true", "calibrate=true"], "ensemble=true calibrate=true: the test tables"),
+        (
+            ["run=a", "trainer=cpu"],
+            r"trainer has no options in evaluate\.py; set its keys, as in trainer\.accelerator=",
+        ),
+        (["run=a", "model=resnet18"], "unknown key model; the configuration has: calibrate"),
         (["run=a", "data.rooot=b"], r"unknown key data\.rooot \(did you mean data\.root\?\); data has: batch_size"),
     ],
 )

@@ -113,7 +113,9 @@ def test_a_run_that_was_cut_ends_as_if_it_never_was(
     assert ("goes on after epoch" in outcome.out) == (epoch > 0)
     assert_equal_runs(tmp_path / "run", uninterrupted)
     assert {path: path.read_bytes() for path in (tmp_path / "run" / ".hydra").iterdir()} == hydra
-    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["resumed"]) == 1
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (len(content["resumed"]), content["seconds"]["total"]) == (1, None)
+    assert content["seconds"]["training"] > 0
 
 
 def test_curves_that_cannot_be_drawn_cost_no_epoch(arguments: tuple[str, ...], tmp_path: Path, cut: Cut) -> None:

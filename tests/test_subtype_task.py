@@ -9,6 +9,7 @@ import torch
 
 from breakhis_pl.data.breakhis import SUBTYPES, TASKS, parse_file_name
 from breakhis_pl.evaluation.predictions import read_predictions
+from breakhis_pl.evaluation.run_summary import summarize_run
 from breakhis_pl.evaluation.subtypes import CODES, SUBTYPES_CSV, read_subtypes
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tasks import SummedTypes, summed
@@ -55,6 +56,7 @@ def test_a_run_is_evaluated_by_class_and_by_type(run: Path) -> None:
     malignant = [place for place, code in enumerate(CODES) if SUBTYPES[code].class_name == "malignant"]
     sums = by_type.probabilities[:, malignant].sum(1)
     assert np.allclose([of_image[image] for image in by_type.image], sums, atol=1e-7)
+    assert summarize_run(run).model == "resnet18 (subtype)"
     metrics = json.loads((run / "test/subtype_metrics.json").read_text())
     assert metrics["n_images"] == len(by_class.image)
     assert "Told apart by the network" in (run / "report.html").read_text(encoding="utf-8")

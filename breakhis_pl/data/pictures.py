@@ -164,6 +164,8 @@ def _plain_rgb(picture: Image.Image) -> Image.Image:
         return Image.fromarray(upper).convert("RGB")
     if picture.mode in {"I", "F"}:
         raise ImageError(f"32 bits per pixel (Pillow's mode {picture.mode}); expected 8 or 16, save it so")
+    if picture.mode == "LAB":  # which Pillow converts by color profiles alone
+        raise ImageError("colors in L*a*b*; expected RGB, gray or CMYK, save it so")
     if picture.mode in {"LA", "PA", "RGBA", "La", "RGBa"} or "transparency" in picture.info:
         above = picture.convert("RGBA")
         white = Image.new("RGBA", above.size, "white")

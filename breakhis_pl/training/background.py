@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
-from breakhis_pl.errors import StorageError
+from breakhis_pl.errors import Stopped, StorageError
 from breakhis_pl.files import put_same, written_aside
 from breakhis_pl.models.tensor_files import read_tensor_file
 
@@ -69,14 +69,22 @@ class BackgroundCheckpointIO(CheckpointIO):
             writing.result()
         paths = (Path(path), *([] if storage_options is None else [Path(storage_options)]))
         with self._lock:
-            self._spare += [state.copies for state in self._waiting if set(state.paths) <= set(paths)]
-            self._waiting = [state for state in self._waiting if not set(state.paths) <= set(paths)]
-            copies = self._spare.pop() if self._spare else {}
-            copied = _copied(checkpoint, copies, "")
-            copies_done = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
-            self._waiting.append(_State(copied, paths, copies_done, copies))
+            try:
+                self._take(checkpoint, paths)
+            except (KeyboardInterrupt, Stopped):
+                self._take(checkpoint, paths)  # for the state that waited has gone
+                raise
             if time.monotonic() >= self._not_before:
                 self._start_writing()
+
+    def _take(self, checkpoint: Mapping[str, Any], paths: tuple[Path, ...]) -> None:
+        """Has a copy of a checkpoint wait, in place of those that it makes needless; under the lock."""
+        self._spare += [state.copies for state in self._waiting if set(state.paths) <= set(paths)]
+        self._waiting = [state for state in self._waiting if not set(state.paths) <= set(paths)]
+        copies = self._spare.pop() if self._spare else {}
+        copied = _copied(checkpoint, copies, "")
+        copies_done = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+        self._waiting.append(_State(copied, paths, copies_done, copies))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -92,14 +100,18 @@ class BackgroundCheckpointIO(CheckpointIO):
         """Waits until the newest state is written.
 
         Raises:
-            StorageError: If it could not be written.
+            StorageError: If it, or one before that nobody has asked about, could not be written.
         """
         with self._lock:
+            before = self._writing
             if self._waiting:
                 self._start_writing()
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            wait([writing])
+        for each in (before, writing):
+            if each is not None:
+                each.result()
 
     def teardown(self) -> None:
         """Waits, and gives memory and thread back."""

@@ -47,8 +47,9 @@ class RunRecord:
         self.write()
 
     def finish(self, *, seconds_total: float, seconds_training: float, **facts: Any) -> None:
-        """Says that the run is complete."""
-        seconds = {"total": round(seconds_total, 3), "training": round(seconds_training, 3)}
+        """Says that the run is complete; how long it took in all is not known of one that was cut and went on."""
+        total = None if self.content["resumed"] else round(seconds_total, 3)
+        seconds = {"total": total, "training": round(seconds_training, 3)}
         self.content |= {"status": "finished", "finished": _now(), "seconds": seconds, **facts}
         self.write()
 

@@ -50,7 +50,6 @@ class SubsetWriters:
 
     def _writer(self, subset: str) -> SummaryWriter:
         if subset not in self._writers:
-            self._writers[subset] = SummaryWriter(
-                str(self.folder / subset), purge_step=self.first_epoch if self.first_epoch > 1 else None
-            )
+            place = self.folder / subset
+            self._writers[subset] = SummaryWriter(str(place), purge_step=self.first_epoch if place.exists() else None)
         return self._writers[subset]

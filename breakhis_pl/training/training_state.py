@@ -16,8 +16,10 @@ from torch.optim import Optimizer
 
 from breakhis_pl.errors import CheckpointError
 from breakhis_pl.evaluation.texts import quoted
+from breakhis_pl.models.backbones import state_faults
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tensor_files import plain_dict
+from breakhis_pl.training.averaging import OWN_WEIGHTS, AveragedWeights
 
 _LARGEST_INTEGER = 2**63
 
@@ -63,6 +65,7 @@ def _check(content: Mapping[str, Any], trainer: L.Trainer, classifier: Classifie
     version = content.get("pytorch-lightning_version")
     if not isinstance(version, str) or not version.startswith(_MAJOR_VERSION) or not version.isprintable():
         raise _MisfitError(f"its version of Lightning is {_shown(version)}, not {_MAJOR_VERSION}x")
+    _check_averages(content, trainer, classifier)
     progress = _entries(_entries(content.get("loops"), "loops").get("fit_loop"), "loops.fit_loop")
     _compare(progress, trainer.fit_loop.state_dict(), "loops.fit_loop", may_have_more=True)
     n_counted = progress["epoch_progress"]["current"]["processed"]
@@ -81,6 +84,22 @@ def _check(content: Mapping[str, Any], trainer: L.Trainer, classifier: Classifie
     rates = [group["lr"] for group in saved["param_groups"]]
     if steps.get("last_epoch") != n_done or steps.get("_last_lr") != rates:
         raise _MisfitError(f"its schedule is not that of its optimizer after {n_done} epochs")
+
+
+def _check_averages(content: Mapping[str, Any], trainer: L.Trainer, classifier: Classifier) -> None:
+    """Makes sure that a run with averaged weights finds its own ones, and no other run any."""
+    averages = [each for each in trainer.callbacks if isinstance(each, AveragedWeights)]  # type: ignore[attr-defined]
+    if not averages:
+        if OWN_WEIGHTS in content:
+            raise _MisfitError(f"it has {OWN_WEIGHTS}, and this run averages none")
+        return
+    faults = state_faults(_entries(content.get(OWN_WEIGHTS), OWN_WEIGHTS), classifier.state_dict())
+    if faults:
+        raise _MisfitError(f"{OWN_WEIGHTS} does not fit {classifier.backbone}; {'; '.join(faults)}")
+    kept = _entries(_entries(content.get("callbacks"), "callbacks").get(averages[0].state_key), "averaged weights")
+    n_steps = kept.get("n_steps")
+    if not isinstance(n_steps, int) or isinstance(n_steps, bool) or not 0 < n_steps < _LARGEST_INTEGER:
+        raise _MisfitError(f"it counts {_shown(n_steps)} averaged steps")
 
 
 def _history_rows(content: Mapping[str, Any], name: str, evaluated: Sequence[str]) -> list[Any]:

@@ -108,6 +108,12 @@ def test_thirty_two_bits_are_refused(mode: str, tmp_path: Path) -> None:
         read_picture(path)
 
 
+def test_colors_that_need_a_profile_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.tif", Image.new("LAB", (8, 8)))
+    with pytest.raises(ImageError, match=r"^colors in L\*a\*b\*; expected RGB, gray or CMYK"):
+        read_picture(path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

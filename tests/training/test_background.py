@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from breakhis_pl.errors import StorageError
+from breakhis_pl.errors import Stopped, StorageError
 from breakhis_pl.training import background
 from breakhis_pl.training.background import BackgroundCheckpointIO
 
@@ -106,6 +106,46 @@ def test_a_file_that_cannot_be_written_is_said_at_the_next_moment(
             writer.flush()
     assert writer.load_checkpoint(tmp_path / "a.ckpt") == {"value": 1}
     assert list(tmp_path.iterdir()) == [tmp_path / "a.ckpt"]
+    writer.teardown()
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Stopped])
+def test_a_signal_while_a_state_is_copied_costs_no_state(
+    end: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, copied, signals = BackgroundCheckpointIO(), background._copied, [end("SIGTERM")]
+    writer._not_before = float("inf")  # everything waits
+
+    def interrupted(value: object, copies: dict[str, torch.Tensor], name: str) -> object:
+        if name == "/value" and signals:
+            raise signals.pop()
+        return copied(value, copies, name)
+
+    writer.save_checkpoint({"value": 1}, tmp_path / "a.ckpt")
+    monkeypatch.setattr(background, "_copied", interrupted)
+    with pytest.raises(end):
+        writer.save_checkpoint({"value": 2}, tmp_path / "a.ckpt")
+    writer.teardown()
+    assert writer.load_checkpoint(tmp_path / "a.ckpt") == {"value": 2}
+
+
+def test_a_failure_that_nobody_has_asked_about_is_said_after_the_newest_state_is_written(
+    writer: BackgroundCheckpointIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    gate, save = threading.Event(), torch.save
+    monkeypatch.setattr(background.torch, "save", lambda *_: (gate.wait(10), full_disk()))
+    writer.save_checkpoint({"value": 1}, tmp_path / "a.ckpt", storage_options=tmp_path / "b.ckpt")
+    writer.save_checkpoint({"value": 2}, tmp_path / "a.ckpt")
+    gate.set()
+    while writer.is_busy:
+        pass
+    monkeypatch.setattr(background.torch, "save", save)
+    with pytest.raises(StorageError, match=r"a\.ckpt cannot be written"):
+        writer.flush()
+    assert writer.load_checkpoint(tmp_path / "a.ckpt") == {"value": 2}
     writer.teardown()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from breakhis_pl.composition import compose_checked
 from breakhis_pl.config import MlflowLoggerConfig, WandbLoggerConfig
@@ -21,6 +22,7 @@ from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.training.csv_log import CsvLog
 from breakhis_pl.training.logger_choice import make_logger
 from breakhis_pl.training.loggers import Forgiving, result_values
+from breakhis_pl.training.tensorboard import SubsetWriters
 from tests.programs import TINY, run_program
 
 METRICS = {
@@ -53,6 +55,16 @@ def test_a_table_goes_on_after_the_epochs_that_count(tmp_path: Path) -> None:
         path.read_text()
         == "epoch,name,value\n1,train/loss,0.1\n2,train/loss,0.2\n3,train/loss,0.7\n3,test/accuracy,0.5\n"
     )
+
+
+def test_points_of_a_run_that_begins_again_take_the_place_of_those_before(tmp_path: Path) -> None:
+    for values in ((0.5, 0.4), (0.9,)):  # killed after two epochs, of which no checkpoint was written
+        writers = SubsetWriters(tmp_path)
+        for epoch, value in enumerate(values, start=1):
+            writers.add_scalar("train", "loss", value, epoch=epoch)
+        writers.close()
+    events = EventAccumulator(str(tmp_path / "train")).Reload().Scalars("loss")
+    assert [(event.step, round(event.value, 3)) for event in events] == [(1, 0.9)]
 
 
 def test_a_damaged_table_is_begun_anew(tmp_path: Path) -> None:

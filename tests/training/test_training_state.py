@@ -12,6 +12,7 @@ from breakhis_pl.engine import make_optimizers, make_trainer
 from breakhis_pl.errors import CheckpointError
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_json import read_run
+from breakhis_pl.training.averaging import OWN_WEIGHTS, AveragedWeights
 from breakhis_pl.training.checkpoints import LAST_CHECKPOINT
 from breakhis_pl.training.training_state import check_training_state
 from tests.models.hostile_files import nested
@@ -137,6 +138,33 @@ def test_what_a_run_never_writes_is_named(
     assert str(caught.value).startswith("a.ckpt cannot be gone on with: ")
     assert str(caught.value).endswith("or delete the file, and the run starts from its first epoch")
     assert str(caught.value).isprintable()
+
+
+def test_a_run_with_averaged_weights_finds_its_own_beside_them(
+    whole: dict[str, Any], going_on: tuple[L.Trainer, Classifier], finished_run: Path
+) -> None:
+    config = restored("train", read_run(finished_run)["config"])
+    trainer = make_trainer(config, accelerator="cpu", precision="32-true", callbacks=[AveragedWeights(0.9)])
+    averaging = (trainer, going_on[1])
+    content = copy.deepcopy(whole)
+    with pytest.raises(CheckpointError, match="weights_before_averaging is None, not a dict"):
+        check(content, averaging)
+    content[OWN_WEIGHTS] = dict(content["state_dict"])
+    with pytest.raises(CheckpointError, match="averaged weights is None, not a dict"):
+        check(content, averaging)
+    content["callbacks"]["AveragedWeights"] = {"n_steps": 4}
+    check(content, averaging)
+    with pytest.raises(CheckpointError, match="it has weights_before_averaging, and this run averages none"):
+        check(content, going_on)
+    for n_steps in (0, True, 1.5, 10**400, None):
+        content["callbacks"]["AveragedWeights"] = {"n_steps": n_steps}
+        with pytest.raises(CheckpointError, match=r"it counts .* averaged steps"):
+            check(content, averaging)
+    content["callbacks"]["AveragedWeights"] = {"n_steps": 4}
+    for name, value in (("network.conv1.weight", torch.zeros(2)), ("network.bn1.weight", torch.full((64,), torch.nan))):
+        broken = content | {OWN_WEIGHTS: content[OWN_WEIGHTS] | {name: value}}
+        with pytest.raises(CheckpointError, match=f"weights_before_averaging does not fit resnet18; .*{name}"):
+            check(broken, averaging)
 
 
 def test_a_classifier_that_is_not_trained_cannot_go_on(
