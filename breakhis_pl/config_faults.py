@@ -242,6 +242,8 @@ def _faults_of_network(config: TrainConfig) -> Iterator[str]:
         if model.freeze and getattr(config.trainer, name):
             yield f"trainer.{name}=true is for networks that are trained; model.freeze=true trains the head alone"
     if not is_solved(config):
+        if model.l2 != ModelConfig.l2:
+            yield f"model.l2={model.l2:g} is for heads that are solved for at once, as by experiment=frozen; drop it"
         return
     once = f"model.freeze=true model.head={model.head} without augmentation solves for the head at once"
     if config.trainer.max_epochs != 1:

@@ -172,6 +172,7 @@ def test_a_vision_transformer_of_timm_is_trained_evaluated_and_shown_without_hea
             r"trainer\.num_nodes=2: model",
         ),
         (["model.head=tree"], r"model\.head=tree is not possible; expected one of report, linear, svm"),
+        (["model.l2=0.1"], r"model\.l2=0\.1 is for heads that are solved for at once, as by experiment=frozen"),
         (["model.l2=0"], r"model\.l2=0\.0 is not possible; expected a number above 0"),
         (["model=torchvision", "model.backbone=alexnet", "data.image_size=32"], "expected at least 63"),
         (["model=timm", "model.arguments={pretrained: true}"], r"model\.arguments has 'pretrained'"),
