@@ -78,7 +78,10 @@ def _most_like(group: str, options: list[str], leaves: Mapping[str, Any]) -> str
     """The option of a group that shares most values with a configuration."""
 
     def n_equal(option: str) -> int:
-        composed = _leaves_of(group, option)
+        try:
+            composed = _leaves_of(group, option)
+        except ConfigurationError:  # an option of an extra that is not installed; the run was checked, and needs none
+            return -1
         equal = [key for key in composed if key.startswith(f"{group}.") and leaves.get(key) == composed[key]]
         return len(equal) + sum(len(leaves) for key in equal if key.endswith(_KINDS))
 

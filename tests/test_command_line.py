@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import re
@@ -72,6 +73,16 @@ def test_several_values_without_m_hand_back_the_command(tmp_path: Path) -> None:
     outcome = run_program("train", "model=resnet18,resnext50", cwd=tmp_path)
     assert outcome.status == 1
     assert outcome.err.strip().endswith("python train.py -m model=resnet18,resnext50")
+
+
+def test_a_launcher_that_is_not_installed_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "submitit" else find(name, *more)
+    )
+    outcome = run_program("train", *TINY, "-m", "hydra/launcher=submitit_local", "seed=0,1", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "needs a package that is not installed: uv sync --extra slurm" in outcome.err
 
 
 def test_a_sweep_is_refused_as_a_whole_if_one_of_its_runs_is_not_possible(tmp_path: Path) -> None:

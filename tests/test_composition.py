@@ -22,6 +22,7 @@ OPTIONS = sorted(
     if folder.is_dir() and folder.name != "space"  # of tune.py: tests/tuning
     for option in folder.glob("*.yaml")
 )
+OF_EXTRAS = {("logger", "mlflow"): "mlflow", ("logger", "wandb"): "wandb"}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,10 @@ def test_each_network_is_trained_as_long_as_in_the_report(model: str, epochs: in
     assert compose_checked("train", [f"model={model}"]).trainer.max_epochs == epochs
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [pytest.param(*each, marks=[pytest.mark.extra(OF_EXTRAS[each])] if each in OF_EXTRAS else []) for each in OPTIONS],
+)
 def test_every_option_in_conf_composes(group: str, option: str) -> None:
     if group == "space":  # tune.py alone has it
         config = compose_checked("tune", [f"space={option}", "study=there", "data.val_fraction=0.2"])

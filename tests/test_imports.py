@@ -5,6 +5,8 @@ from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "breakhis_pl"
@@ -59,6 +61,7 @@ WITHOUT_TORCH = (
     "prediction.*",
     *LAYERS[2],
 )
+OF_EXTRAS = ("tuning.study", "launchers")
 
 
 def modules() -> list[str]:
@@ -102,15 +105,17 @@ def test_init_files_are_empty() -> None:
     assert all(path.read_text().strip() == "" for path in PACKAGE.rglob("__init__.py"))
 
 
-def test_what_needs_no_torch_imports_none() -> None:
+@pytest.mark.parametrize("of_extras", [False, pytest.param(True, marks=pytest.mark.extra("optuna", "submitit"))])
+def test_what_needs_no_torch_imports_none(of_extras: bool) -> None:
     without = [
         module
         for module in modules()
         if any(fnmatchcase(module, pattern) for pattern in WITHOUT_TORCH)
         and module not in WITH_TORCH
         and "__main__" not in module
+        and (module in OF_EXTRAS) is of_extras
     ]
-    assert len(without) > 40
+    assert len(without) == len(OF_EXTRAS) if of_extras else len(without) > 40
     imports = "; ".join(f"import breakhis_pl.{module}" for module in without)
     code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=REPOSITORY).returncode == 0

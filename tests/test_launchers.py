@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("submitit", reason="the extra slurm is not installed")
+pytest.importorskip("submitit")
 
 from hydra.core.utils import JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
@@ -20,6 +20,8 @@ from omegaconf import OmegaConf
 from breakhis_pl import composition, launchers
 from breakhis_pl.errors import Stopped
 from tests.programs import TINY, run_program
+
+pytestmark = pytest.mark.extra("submitit")
 
 
 @pytest.fixture
@@ -209,15 +211,3 @@ def test_launchers_that_cannot_be_used_are_refused_at_the_door(
     assert outcome.status == 1
     assert words in outcome.err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_launcher_that_is_not_installed_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "submitit" else find(name, *more)
-    )
-    outcome = run_program("train", *TINY, "-m", "hydra/launcher=submitit_local", "seed=0,1", cwd=tmp_path)
-    assert outcome.status == 1
-    assert "needs a package that is not installed: uv sync --extra slurm" in outcome.err

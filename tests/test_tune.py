@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("optuna")
+
 from breakhis_pl import composition, run
 from breakhis_pl.data.breakhis import Subset
 from breakhis_pl.errors import ConfigurationError, Stopped, TrainingError
@@ -20,7 +22,10 @@ from breakhis_pl.tuning.study import TrialStore
 from breakhis_pl.tuning.worker import tune, value_of_run
 from tests.programs import TINY, run_program
 
-pytestmark = pytest.mark.usefixtures("undrawn")  # tests/tuning/test_page.py looks at figures
+pytestmark = [
+    pytest.mark.extra("optuna"),
+    pytest.mark.usefixtures("undrawn"),  # tests/tuning/test_page.py looks at figures
+]
 N_TRIALS = 2
 
 

@@ -93,7 +93,8 @@ def test_a_logger_that_fails_is_named_once_and_not_called_again(caplog: pytest.L
 
 
 def test_a_package_that_is_missing_is_named_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = compose_checked("train", ["logger=wandb"])
+    asked = compose_checked("train", [])
+    asked.logger = WandbLoggerConfig()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     (fault,) = faults(asked)
     assert fault.startswith("logger=wandb needs a package that is not installed: uv sync --extra wandb")
@@ -156,9 +157,9 @@ def check_mlflow(uri: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra("mlflow")
 @pytest.mark.filterwarnings("ignore")  # of MLflow and what it is made of
 def test_mlflow_keeps_one_run_in_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     check_mlflow(f"sqlite:///{tmp_path}/in/mlflow.db", tmp_path / "run")
@@ -167,7 +168,6 @@ def test_mlflow_keeps_one_run_in_a_database(tmp_path: Path, monkeypatch: pytest.
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A real MLflow server on loopback, with SQLite behind it."""
-    pytest.importorskip("mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -193,23 +193,24 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.extra("mlflow")
 @pytest.mark.filterwarnings("ignore")  # of MLflow and what it is made of
 def test_mlflow_keeps_one_run_on_a_server(server: str, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     check_mlflow(server, tmp_path / "run")
 
 
+@pytest.mark.extra("mlflow")
 @pytest.mark.filterwarnings("ignore")  # of MLflow and what it is made of
 def test_a_server_that_is_not_there_is_named_before_the_training(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
     asked = MlflowLoggerConfig(tracking_uri="http://127.0.0.1:9")
     with pytest.raises(ConfigurationError, match=r"logger\.tracking_uri=http://127\.0\.0\.1:9: no MLflow there"):
         make_logger(asked, tmp_path, configuration={})
 
 
+@pytest.mark.extra("wandb")
 @pytest.mark.filterwarnings("ignore")  # of wandb and what it is made of
 def test_wandb_keeps_a_run_offline_in_its_folder(tmp_path: Path) -> None:
-    pytest.importorskip("wandb")
     (tmp_path / "run").mkdir()
     script = f"""
 import json, sys

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("optuna")
+
 from breakhis_pl import composition
 from breakhis_pl.config import TrainConfig, TuningConfig
 from breakhis_pl.errors import ConfigurationError, StorageError
@@ -15,6 +17,7 @@ from breakhis_pl.tuning.plan import Plan
 from breakhis_pl.tuning.space import Dimension
 from breakhis_pl.tuning.study import TrialStore
 
+pytestmark = pytest.mark.extra("optuna")
 SPACE = (
     Dimension("optimizer.lr", "float", low=1e-4, high=1e-1, log=True),
     Dimension("trainer.max_epochs", "int", low=2, high=9),
