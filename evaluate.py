@@ -1,6 +1,30 @@
-"""Evaluates a run again: `python evaluate.py --help` shows how."""
+"""Evaluate a run again, or compare runs: `uv run evaluate.py --help`."""
 
-from breakhis_pl.command_line import main
+import hydra
+from omegaconf import DictConfig
+
+from breakhis_pl import command_line
+from breakhis_pl.config import EvaluateConfig
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+def main(composed: DictConfig) -> None:
+    """Evaluate a run, compare runs, or compute the metrics of a table."""
+    config = command_line.start(EvaluateConfig, composed)
+    if config.run is not None:
+        from breakhis_pl.evaluate import evaluate  # noqa: PLC0415 - imports torch
+
+        evaluate(config)
+    elif config.runs is not None:
+        from breakhis_pl.evaluation.program import compare  # noqa: PLC0415 - imports matplotlib
+
+        compare(config)
+    else:
+        from breakhis_pl.evaluation.program import evaluate_table_again  # noqa: PLC0415 - imports matplotlib
+
+        evaluate_table_again(config)
+
 
 if __name__ == "__main__":
-    main("evaluate")
+    command_line.prepare()
+    main()

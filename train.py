@@ -1,6 +1,25 @@
-"""Trains and evaluates: `python train.py --help` shows how."""
+"""Train a network and evaluate it: `uv run train.py --help`."""
 
-from breakhis_pl.command_line import main
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from breakhis_pl import command_line
+from breakhis_pl.config import TrainConfig
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(composed: DictConfig) -> None:
+    """Run one training."""
+    config = command_line.start(TrainConfig, composed)
+
+    from breakhis_pl.train import train  # noqa: PLC0415 - imports torch
+
+    train(config, Path(HydraConfig.get().runtime.output_dir))
+
 
 if __name__ == "__main__":
-    main("train")
+    command_line.prepare()
+    main()

@@ -1,6 +1,22 @@
-"""Searches for a better configuration: `python tune.py --help` shows how."""
+"""Search for a better configuration: `uv run tune.py --help`."""
 
-from breakhis_pl.command_line import main
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from breakhis_pl import command_line
+from breakhis_pl.config import TuneConfig
+from breakhis_pl.tuning import tune
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="tune")
+def main(composed: DictConfig) -> None:
+    """Run trials of a study."""
+    config = command_line.start(TuneConfig, composed)
+    overrides = HydraConfig.get().overrides
+    tune(config, [*overrides.hydra, *overrides.task])
+
 
 if __name__ == "__main__":
-    main("tune")
+    command_line.prepare()
+    main()

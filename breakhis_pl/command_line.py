@@ -1,332 +1,421 @@
-"""What the top-level programs share: help at once, every job of a command checked before the first one starts.
+"""Part of every program around `@hydra.main`: early checks, folder names, messages, signals, comparison of a sweep.
 
-Hydra is imported only after `--help` has been answered, torch only after the configuration was found possible.
+Imports no torch, so that a wrong configuration is refused within two seconds.
 """
 
+import difflib
+import hashlib
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
-import threading
-import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
-from breakhis_pl.config import EvaluateConfig, PredictConfig, ProgramName, TrainConfig, TuneConfig
-from breakhis_pl.door import asked_launcher, check_access, check_at_the_door, check_images, check_launcher, check_texts
-from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, Stopped, listed
-from breakhis_pl.help_texts import CONF_FOLDER, help_text
-from breakhis_pl.processes import is_follower
-from breakhis_pl.run_json import RUN_JSON
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
+
+from breakhis_pl.config import EvaluateConfig, Group, PredictConfig, TrainConfig, TuneConfig, validate
+from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, join_truncated
+from breakhis_pl.run_folder import RESUME_KEYS, RunFolder, check_epochs
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 30
-"""Seconds in which a process that was told to end may write what it has."""
+PROGRAMS: dict[str, type[Group]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "tune": TuneConfig,
+}
+_NOT_IN_NAMES = (
+    "hydra",
+    "logger",
+    "gallery",
+    "debug",
+    "data.root",
+    "data.cache_dir",
+    "data.require_complete",
+    "trainer",
+)
+"""Overrides that say where or how a run is computed, not what: they are no part of a folder's name."""
 
 
-def main(program: ProgramName, arguments: Sequence[str] | None = None) -> None:
-    """Runs one of the top-level programs with the arguments of the command line.
+def prepare() -> None:
+    """Set up a program before `@hydra.main` starts: folder names, home folders, signals, errors without traceback.
+
+    Raises:
+        SystemExit: If the command line has an unknown option.
+    """
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    os.environ["MPLBACKEND"] = "Agg"  # figures are only saved; notebooks export backends that cannot be imported here
+
+    def report(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
+        message = explain(error)
+        if message is None or show_traceback:
+            traceback.print_exception(kind, error, tb)
+        elif error not in RunCallback.logged_errors:
+            sys.stderr.write(f"{message}\n")
+
+    sys.excepthook = report
+    sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
+    _, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
+    if unknown:
+        sys.exit(f"{unknown[0]}: unknown option; keys are written key=value, for example trainer.max_epochs=2")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """End the program in order with status 128 + signal; a second Ctrl-C ends it at once."""
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.stderr.write(f"\nstopped by {signal.Signals(number).name}{RunCallback.resume_hint}\n")
+    raise SystemExit(128 + number)
+
+
+def _with_home(argument: str) -> str:
+    """Replace ~ at the beginning of a value by the home folder; Hydra's grammar does not have it."""
+    key, separator, value = argument.partition("=")
+    if not value.startswith(("~/", "'~/", '"~/')) and value != "~":
+        return argument
+    return f"{key}{separator}{value.replace('~', str(Path.home()), 1)}"
+
+
+def run_name(backbone: str, overrides: ListConfig | Sequence[str]) -> str:
+    """Name a run by what differs from the default configuration.
 
     Args:
-        program: "train", "evaluate", "tune" or "predict".
-        arguments: Without the program's name; those of the process if None.
+        backbone: The network, which every name begins with.
+        overrides: Overrides of the run, as in "optimizer.lr=0.01".
+
+    Returns:
+        At most 120 characters of A-Z, a-z, 0-9 and "_.+-"; different overrides give different names.
+
+    Example:
+        >>> run_name("resnet18", ["model=resnet18", "experiment=frozen", "seed=1", "trainer=cpu"])
+        'resnet18_frozen_seed1'
+    """
+    words = [backbone]
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        is_duration = key in ("trainer.max_epochs", "trainer.monitor", "trainer.patience", "trainer.precision")
+        if key == "model" or (not is_duration and key.startswith(_NOT_IN_NAMES)):
+            continue
+        is_option = key in ("experiment", "augmentation", "optimizer", "scheduler", "data")
+        word = value if is_option else f"{key.rpartition('.')[2]}{value}"
+        plain_word = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(word).name if "/" in word else word).strip("-.")
+        words.append(plain_word if plain_word == word else f"{plain_word}-{_digest(override)}")
+    name = "_".join(words)
+    return name if len(name) <= 120 else f"{name[:110]}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def start(model: type[Any], composed: DictConfig) -> Any:
+    """Return the typed configuration of a job whose inputs exist.
 
     Raises:
-        SystemExit: With status 1 if a configuration or a run failed; 0 after help.
+        BreakHisError: If a value is not possible or an input is missing.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if "-h" in given or "--help" in given:
-        text = help_text(program)
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
-        raise SystemExit(0)
-    unfinished = _Unfinished()
-    try:
-        with _signals_stop():
-            check_texts(given)
-            given = _with_repeated(program, given)
-            resumed = _resumed_folder(program, given)
-            if is_follower(os.environ):
-                _follow(program, given, resumed)
-            elif resumed is not None:
-                _resume(resumed, given, unfinished)
-            else:
-                check_at_the_door(program, given)
-                _run_hydra(program, given, unfinished)
-    except BreakHisError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(1) from None
-    except (KeyboardInterrupt, Stopped) as stop:
-        what, status = ("stopped", 128 + stop.signum) if isinstance(stop, Stopped) else ("interrupted", 130)
-        sys.stderr.write(f"{what}{unfinished.how_to_go_on()}\n")
-        raise SystemExit(status) from None
+    config = load(model, composed, HydraConfig.get().overrides.task)
+    check_inputs(config)
+    return config
 
 
-@dataclass
-class _Unfinished:
-    """What a stopped process was at, and the command that goes on with it."""
+def load(model: type[Any], composed: DictConfig, overrides: Sequence[str]) -> Any:
+    """Return the typed configuration of a job.
 
-    command: list[str] | None = None
-
-    def how_to_go_on(self) -> str:
-        return "" if self.command is None else f"; go on with: {shlex.join(self.command)}"
-
-
-def _follow(program: ProgramName, given: Sequence[str], resumed: Path | None) -> None:
-    """What processes that srun or torchrun has started do beside the first one, which has the folder and speaks.
+    Args:
+        model: `TrainConfig` or another program's model.
+        composed: What Hydra composed. With resume=<run folder>, the configuration in its run.json is used, with the
+            keys of `RESUME_KEYS` that the command line sets.
+        overrides: The command line's, as in "seed=1".
 
     Raises:
-        BreakHisError: As the first one.
+        ConfigurationError: One line per fault.
+        RunFolderError: If resume= names no run folder.
     """
-    from breakhis_pl import composition, jobs, resuming  # noqa: PLC0415 - imports Hydra
+    config = validate(model, composed)
+    if not isinstance(config, TrainConfig) or config.resume is None:
+        return config
+    record = RunFolder(config.resume).read()
+    stored = validate(model, record.config)
+    resumed = OmegaConf.create(record.config)
+    keys = [key for key in map(_key, overrides) if key != "resume"]
+    refused = [key for key in keys if not key.startswith(RESUME_KEYS)]
+    if refused:
+        raise ConfigurationError(
+            f"{join_truncated(refused)}: cannot change when a run is resumed; only {', '.join(RESUME_KEYS)} can"
+        )
+    for key in keys:
+        name = "logger" if key.startswith("logger") else key
+        OmegaConf.update(resumed, name, OmegaConf.select(composed, name), merge=False)
+    changed: TrainConfig = validate(model, resumed)
+    check_epochs(config.resume, stored, changed)
+    return changed.model_copy(update={"resume": config.resume})
 
-    composition.register()
-    check_launcher(given, multirun=bool({"-m", "--multirun"} & set(given)))
-    overrides = [argument for argument in given if not argument.startswith(("-", "resume="))]
-    if resumed is None:
-        config = composition.compose_checked(program, overrides)
-    else:
-        config = resuming.resumed_config(resumed, composition.parse_overrides(overrides))
-        if resuming.is_finished(resumed, config):
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def check_inputs(config: Group) -> None:
+    """Check everything outside the configuration that can be checked without torch: folders, files, devices.
+
+    Raises:
+        BreakHisError: If something is missing.
+    """
+    accelerator = getattr(getattr(config, "trainer", None), "accelerator", "auto")
+    gpu_devices = ("nvidia0", "nvidiactl", "kfd", "dxg")
+    if (
+        accelerator == "gpu"
+        and sys.platform == "linux"
+        and not any(Path("/dev", name).exists() for name in gpu_devices)
+    ):
+        raise ConfigurationError("trainer.accelerator=gpu: this machine has no GPU; set trainer=cpu or trainer=auto")
+    if isinstance(config, TrainConfig):
+        from breakhis_pl.data.sources import check_source  # noqa: PLC0415 - imports numpy
+
+        path = config.model.weights_file
+        if path is not None and not path.is_file():
+            raise ConfigurationError(f"model.weights={path}: does not exist; set it to imagenet, none or a file")
+        check_source(config.data)
+    elif isinstance(config, EvaluateConfig):
+        runs = [] if config.runs is None else config.runs if isinstance(config.runs, list) else [config.runs]
+        for key, wanted in (("predictions", config.predictions), *(("runs", run) for run in runs)):
+            if wanted is not None and not wanted.exists():
+                raise RunFolderError(f"{key}={wanted}: does not exist")
+        if config.run is not None:
+            RunFolder(config.run).read()
+    elif isinstance(config, PredictConfig):
+        RunFolder(config.run).read()
+
+
+class RunCallback(Callback):
+    """Hydra callback: refuse a command before it writes anything, and compare the runs of a sweep.
+
+    Hydra turns exceptions of callbacks into warnings, so a refusal prints its message and exits.
+    """
+
+    logged_errors: list[BaseException] = []  # noqa: RUF012 - Hydra makes an instance per job
+    resume_hint = ""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate a single run, check its inputs and reserve its folder."""
+        program = str(kwargs["config_name"])
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # a further process of a distributed run
             return
-    if not (isinstance(config, EvaluateConfig) and config.runs is not None):
-        jobs.start(config, resumed or Path())
+        with _refusal():
+            _check_hydra(config)
+            typed = load(PROGRAMS[program], _without_hydra(config), config.hydra.overrides.task)
+            check_inputs(typed)
+            self._choose_folder(config, typed)
+        if isinstance(typed, TrainConfig):
+            folder = Path(config.hydra.run.dir)
+            RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(str(folder))}"
+            n_epochs = typed.trainer.max_epochs
+            sys.stdout.write(f"{typed.model.backbone}, {n_epochs} epochs, to {folder}; importing torch\n")
+            sys.stdout.flush()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Validate every run of a sweep before the first one starts."""
+        program = str(kwargs["config_name"])
+        with _refusal():
+            _check_hydra(config)
+            if program != "train":
+                raise ConfigurationError(f"-m: {program}.py has no sweeps")
+            loader = GlobalHydra.instance().config_loader()
+            parameters = OmegaConf.select(config, "hydra.sweeper.params") or {}
+            swept = [f"{key}={value}" for key, value in parameters.items()]
+            overrides = OverridesParser.create().parse_overrides([*swept, *config.hydra.overrides.task])
+            jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+            names, faults = [], []
+            for job in jobs:
+                composed = loader.load_configuration(program, [*job, *config.hydra.overrides.hydra], RunMode.RUN)
+                try:
+                    typed: TrainConfig = load(TrainConfig, _without_hydra(composed), job)
+                except ConfigurationError as error:
+                    faults += str(error).splitlines()
+                    continue
+                if typed.trainer.is_distributed:
+                    raise ConfigurationError(
+                        "trainer.strategy=ddp: each of its processes would start the whole sweep; start single runs"
+                    )
+                names.append(run_name(typed.model.backbone, job))
+            if faults:
+                raise ConfigurationError("\n".join(dict.fromkeys(faults)))
+            if len(set(names)) < len(names):
+                raise ConfigurationError(f"-m: two runs are the same: {join_truncated(names)}")
+            if _is_default(config, "hydra.sweep.dir"):
+                _set_folder(config.hydra.sweep, "dir", _new_folder(Path(config.hydra.sweep.dir)))
+            _check_access(Path(config.hydra.sweep.dir))
+            sweep = config.hydra.sweep.dir
+            command = shlex.join([*sys.argv[1:], f"hydra.sweep.dir={sweep}"])
+            RunCallback.resume_hint = f"; resume with: uv run train.py {command}" if "=" not in str(sweep) else ""
+        sys.stdout.write(f"{len(jobs)} runs, to {sweep}; importing torch\n")
+        sys.stdout.flush()
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Log the failure of a run of a sweep, and write the comparison of the runs so far."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        error = job_return._return_value  # the property raises it
+        if job_return.status is JobStatus.FAILED:
+            RunCallback.logged_errors.append(error)
+            log.error("%s: %s", config.hydra.sweep.subdir, explain(error) or "".join(traceback.format_exception(error)))
+        from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports matplotlib
+
+        with suppress(RunFolderError):  # no run has begun
+            log.info("comparison: %s", write_comparison(Path(config.hydra.sweep.dir)))
+
+    def _choose_folder(self, config: DictConfig, typed: Group) -> None:
+        """Set hydra.run.dir to the folder of the run; refuse one that holds a run already."""
+        folder = Path(config.hydra.run.dir)
+        if isinstance(typed, TrainConfig) and typed.resume is not None:
+            _set_folder(config.hydra.run, "dir", typed.resume)
+            _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
+            return
+        if isinstance(typed, TuneConfig | EvaluateConfig):
+            return
+        if {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ) and _is_default(config, "hydra.run.dir"):
+            if isinstance(typed, TrainConfig) and typed.trainer.is_distributed:
+                raise ConfigurationError("hydra.run.dir: set it, so that all processes of torchrun or srun agree on it")
+        elif _is_default(config, "hydra.run.dir"):
+            _set_folder(config.hydra.run, "dir", _new_folder(folder))
+        elif isinstance(typed, TrainConfig) and RunFolder(folder).run_json.exists():
+            raise RunFolderError(f"{folder}: holds a run; resume={folder} resumes it, or choose another hydra.run.dir")
+        _check_access(Path(config.hydra.run.dir))
 
 
 @contextmanager
-def _signals_stop() -> Iterator[None]:
-    """SIGTERM, and SIGUSR1 with which schedulers warn, end what is running in order; what was set before comes back.
-
-    Schedulers may send them again and again; further ones within `_PATIENCE_S` change nothing. Ctrl-C does.
-    """
-    names = ("SIGTERM", "SIGUSR1")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-
-    first: list[float] = []
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        first.append(time.monotonic())
-        if first[-1] - first[0] <= _PATIENCE_S and len(first) > 1:
-            return  # it ends already; the newest state is being written
-        raise Stopped(signum)
-
-    before = [(number, signal.signal(number, stop)) for number in numbers]
+def _refusal() -> Iterator[None]:
+    """Print the message of an error and exit with status 1."""
     try:
         yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
-
-
-def _resumed_folder(program: ProgramName, given: Sequence[str]) -> Path | None:
-    """The run folder of resume=<run folder>; None where it is not asked for.
-
-    Raises:
-        ConfigurationError: If it is asked for in a way that cannot be.
-    """
-    asked = [argument for argument in given if argument.partition("=")[0].lstrip("+") == "resume"]
-    if program != "train" or not asked:
-        return None
-    options = [argument for argument in given if argument.startswith("-")]
-    folder = asked[-1].partition("=")[2].strip("'\"")
-    if not folder:
-        raise ConfigurationError("resume has no value; expected a run folder, as in resume=outputs/<date>/<run>")
-    if options or len(asked) > 1:
-        raise ConfigurationError(
-            f"resume={folder} goes on with one run and takes no {listed(options or asked[:-1])}; a cut sweep goes on "
-            "with its own command and hydra.sweep.dir=<its folder>"
-        )
-    return Path(folder)
-
-
-def _with_repeated(program: ProgramName, given: Sequence[str]) -> list[str]:
-    """The arguments with the overrides of a run in place of repeat=<run folder>.
-
-    Raises:
-        BreakHisError: If the folder holds no run that can be repeated.
-    """
-    if program != "train" or not any(argument.startswith("repeat=") for argument in given):
-        return list(given)
-    from breakhis_pl import repeating  # noqa: PLC0415 - imports Hydra
-
-    return repeating.with_repeated(given)
-
-
-def _resume(folder: Path, given: Sequence[str], unfinished: _Unfinished) -> None:
-    """Goes on with a run, in its folder and with its configuration; Hydra has no part in it.
-
-    Raises:
-        SystemExit: With status 1 if it failed.
-    """
-    from breakhis_pl import composition, jobs, resuming  # noqa: PLC0415 - imports Hydra
-
-    composition.register()
-    changes = composition.parse_overrides([argument for argument in given if not argument.startswith("resume=")])
-    config = resuming.resumed_config(folder, changes)
-    if resuming.is_finished(folder, config):
-        epoch = resuming.stopped_early_after(folder)
-        stopped = "" if epoch is None else f" (it stopped after epoch {epoch}: trainer.patience)"
-        results = f"its results are in {folder / 'test'}, its page is report.html"
-        sys.stdout.write(f"{folder} is finished{stopped}; {results}\n")
-        return
-    check_access(folder)
-    unfinished.command = ["python", "train.py", *given]
-    try:
-        with jobs.logging_to(folder / "train.log"):
-            check_images(config)
-            jobs.start(config, folder, goes_on=True)
-    except (BreakHisError, OSError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        sys.stderr.write(f"{error}\n")
+    except Exception as error:
+        message = explain(error)
+        sys.stderr.write(traceback.format_exc() if message is None else f"{message}\n")
         raise SystemExit(1) from None
 
 
-def _compare_runs(config: EvaluateConfig) -> None:
-    """Writes the comparison of a sweep's runs into its folder, or of several runs, or of an ensemble, into its own."""
-    from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports numpy
-    from breakhis_pl.evaluation.ensembles import write_ensemble  # noqa: PLC0415
-
-    runs = [Path(run) for run in ([config.runs] if isinstance(config.runs, str) else config.runs)]
-    moment = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
-    if config.ensemble:
-        page = write_ensemble(Path(config.out or f"outputs/ensembles/{moment}"), runs, tta=config.tta)
-    elif isinstance(config.runs, str) and config.out is None:
-        page = write_comparison(runs[0])
-    else:
-        page = write_comparison(Path(config.out or f"outputs/comparisons/{moment}"), runs=runs)
-    log.info("%s", page.read_text(encoding="utf-8"))
-    log.info("%s", page.parent)
+def _check_hydra(config: DictConfig) -> None:
+    """Refuse settings of Hydra that the programs cannot work with."""
+    if config.hydra.job.chdir:
+        raise ConfigurationError("hydra.job.chdir=true: relative paths would change their meaning; drop it")
 
 
-def _compare(sweep: Path) -> None:
-    """Writes the comparison of all runs so far; Hydra has no hook that is called after a failed run."""
-    from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports numpy
-
-    log.info("comparison: %s", write_comparison(sweep))
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
-def _run_hydra(program: ProgramName, given: Sequence[str], unfinished: _Unfinished) -> None:
-    """Hands over to Hydra, which calls the job once per run.
-
-    Raises:
-        SystemExit: With status 1 if a run failed; the others of a sweep are run all the same.
-    """
-    import hydra  # noqa: PLC0415 - after the answer to --help
-
-    from breakhis_pl import composition, jobs  # noqa: PLC0415 - imports Hydra
-
-    job = jobs.Job(program, composition.swept_by_command(), partial(_go_on, program, tuple(given)), _run_job, _compare)
-    sweep = _sweep_elsewhere(program, given)
-    sys.argv[1:] = given if sweep is None else [*given, f"hydra.sweep.dir={_quoted(str(sweep))}"]
-    try:
-        if sweep is not None:
-            unfinished.command = _go_on(program, tuple(given), Path(), str(sweep))
-        hydra.main(version_base="1.3", config_path=str(CONF_FOLDER), config_name=program)(job)()
-        failures = job.failures if sweep is None else _failures_there(sweep, given)
-    except BaseException:
-        unfinished.command = job.unfinished or unfinished.command
-        raise
-    finally:
-        if sweep is not None and sweep.is_dir():
-            with suppress(RunFolderError):  # no run has begun
-                _compare(sweep)
-    if failures:
-        head = f"{len(failures)} runs failed:\n" if len(failures) > 1 else ""
-        sys.stderr.write(head + "\n".join(failures) + "\n")
-        raise SystemExit(1)
+def _is_default(config: DictConfig, key: str) -> bool:
+    """Whether the command line leaves a setting of Hydra as it is."""
+    return key not in {_key(override) for override in config.hydra.overrides.hydra}
 
 
-def _quoted(value: str) -> str:
-    """A value for the command line that Hydra takes as it is."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+def _set_folder(node: DictConfig, key: str, value: Path | None) -> None:
+    with flag_override(node, ["readonly", "struct"], False):
+        node[key] = None if value is None else str(value)
 
 
-def _go_on(program: ProgramName, given: Sequence[str], folder: Path, sweep: str | None) -> list[str]:
-    """The command that goes on with a run, with its sweep, or with a study."""
-    if program == "tune":
-        return ["python", "tune.py", *given]
-    if sweep is None:
-        return ["python", "train.py", f"resume={folder}"]
-    again = [argument for argument in given if not argument.startswith("hydra.sweep.dir=")]
-    return ["python", "train.py", *again, f"hydra.sweep.dir={shlex.quote(sweep)}"]
+def _new_folder(folder: Path) -> Path:
+    """Make a folder that no other process has; the second one of the same second gets _2 behind its name."""
+    number = 1
+    while True:
+        candidate = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return candidate
 
 
-def _sweep_elsewhere(program: ProgramName, given: Sequence[str]) -> Path | None:
-    """Folder of a sweep whose runs are jobs of their own, with all that they need there; None of any other command."""
-    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
-
-    if not asked_launcher(given).startswith("submitit") or not {"-m", "--multirun"} & set(given):
-        return None
-    from breakhis_pl import launchers  # noqa: PLC0415 - needs an extra
-
-    launchers.use()
-    here = str(CONF_FOLDER.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
-    overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
-    return composition.output_folder(program, composition.expand_sweep(overrides)[0], multirun=True).absolute()
+def _check_access(folder: Path) -> None:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise RunFolderError(f"{folder}: no permission to write below {existing}; set hydra.run.dir to another folder")
 
 
-def _failures_there(sweep: Path, given: Sequence[str]) -> list[str]:
-    """What went wrong in the runs of a sweep that other processes did, from their folders."""
-    from breakhis_pl import composition  # noqa: PLC0415 - imports Hydra
-    from breakhis_pl.evaluation.run_summary import summarize_run  # noqa: PLC0415 - imports numpy
-
-    overrides = composition.parse_overrides([argument for argument in given if not argument.startswith("-")])
-    names = map(composition.sweep_choice, composition.expand_sweep(overrides))
-    runs = [summarize_run(sweep / name) for name in names]
-    return [f"{run.name}: {run.error or run.status}" for run in runs if run.status != "finished"]
-
-
-def _run_job(config: Any, folder: Path, overrides: Sequence[str]) -> None:
-    """One job with its typed configuration, and the overrides that gave it.
-
-    Raises:
-        BreakHisError: If it cannot be done.
-        OSError: If a file cannot be read or written.
-    """
-    if isinstance(config, EvaluateConfig) and config.runs is not None:
-        _compare_runs(config)
-        return
-    if isinstance(config, TuneConfig):
-        _tune(config, overrides)
-        return
-    if isinstance(config, PredictConfig):
-        from breakhis_pl.prediction import program  # noqa: PLC0415 - imports numpy and Pillow
-
-        program.predict(config, folder)
-        return
-    is_there = isinstance(config, TrainConfig) and (folder / RUN_JSON).exists()
-    if is_there:
-        from breakhis_pl import resuming  # noqa: PLC0415 - imports Hydra
-
-        resuming.check_same(folder, config)
-        if resuming.is_finished(folder, config):
-            log.info("%s is finished already", folder)
-            return
-    check_images(config)
-    from breakhis_pl import jobs  # noqa: PLC0415 - imports Hydra
-
-    jobs.start(config, folder, goes_on=is_there)
+def explain(error: BaseException) -> str | None:
+    """Return the message of an error that a user can cause; None for one that needs a traceback."""
+    if isinstance(error, BreakHisError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _explain_option(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_override(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; finished epochs are kept{RunCallback.resume_hint}"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"{str(error).splitlines()[0]} Lower data.batch_size or data.image_size, or set data.pixels=host"
+    return None
 
 
-def _tune(config: TuneConfig, overrides: Sequence[str]) -> None:
-    """Runs the trials of a study."""
-    from breakhis_pl.tuning.plan import make_plan  # noqa: PLC0415 - imports Hydra
+def _explain_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = [name for name in error.options or () if not name.startswith("_")]
+    near = difflib.get_close_matches(option, options, n=1)
+    message = f"{group}={option}: no such option; "
+    message += f"did you mean {group}={near[0]}?" if near else f"options are {join_truncated(options, 20)}"
+    if group == "model":
+        message += f" Any network of torchvision: model=torchvision model.backbone={option}"
+    return message
 
-    check_images(config)
-    plan = make_plan(overrides)
-    from breakhis_pl.tuning.worker import tune  # noqa: PLC0415 - imports torch and Optuna
 
-    tune(plan)
+def _explain_override(error: BaseException) -> str:
+    """Turn Hydra's message about an override into one line."""
+    text, cause = str(error), error.__cause__ or error.__context__
+    unknown = re.search(r"Could not override '([^'@]+)", text)
+    if unknown is not None:
+        key = unknown[1]
+        parent = getattr(cause, "parent_node", None)
+        valid = [str(name) for name in parent] if isinstance(parent, DictConfig) else _groups()
+        near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
+        prefix = key.rpartition(".")[0]
+        hint = (
+            f"did you mean {f'{prefix}.' if prefix else ''}{near[0]}?"
+            if near
+            else f"keys are {join_truncated(valid, 30)}"
+        )
+        return f"{key}: unknown key; {hint}"
+    ambiguous = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if ambiguous is not None:
+        key, _, value = ambiguous[1].partition("=")
+        if re.fullmatch(r"\d+,\d+", value):
+            return (
+                f"{ambiguous[1]}: a decimal number has a point, {key}={value.replace(',', '.')}; several values need -m"
+            )
+        return f"{ambiguous[1]}: several values need -m; a comma in one value needs two quotes: \"{key}='{value}'\""
+    first = text.splitlines()[0] if text else type(error).__name__
+    if "mismatched input" in text or "token recognition" in text or "extraneous input" in text:
+        first += "; a value with special characters needs quotes inside quotes, as in \"data.root='/my data/x=1'\""
+    return first
+
+
+def _groups() -> list[str]:
+    conf = Path(__file__).resolve().parent.parent / "conf"
+    return sorted(path.name for path in conf.iterdir() if path.is_dir())

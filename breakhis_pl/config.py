@@ -1,475 +1,705 @@
-"""Every key of the configuration, with its default, its meaning and its bounds.
+"""Every key of the configuration: type, bounds, meaning; and the rules across keys.
 
-The reference of all keys: one dataclass per group, or per option where the options of a group differ. Importing this
-module imports neither Hydra nor torch. `breakhis_pl.config_faults` holds the rules across keys;
-`breakhis_pl.composition` applies them to what Hydra composed.
+Hydra composes the files of conf/, which hold every value; `validate` turns the result into one of the models below.
+Imports neither torch nor Hydra.
 """
 
-import math
-import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+import difflib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from breakhis_pl.data.breakhis import FOLDS, MAGNIFICATIONS, TASKS
-from breakhis_pl.errors import listed
-from breakhis_pl.network_names import HEADS, LIBRARIES
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
-SPLITS = ("official", "ratio")
-GROUPS = ("case", "patient")
-BALANCES = ("none", "downsample", "sampler", "loss")
-STAINS = ("none", "macenko", "reinhard")
-MONITORS = ("val_loss", "val_accuracy", "val_balanced_accuracy", "val_auroc")
-ACCELERATORS = ("auto", "cpu", "gpu", "mps")
-PIXELS = ("auto", "device", "host")
-MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
-STRATEGIES = ("auto", "ddp")
-PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-TTA = ("none", "flips", "dihedral")
-BORDERS = ("black", "mirror")
-SMALLEST_IMAGE = 32
-"""The backbones halve an image five times: 32 pixels become one."""
+from breakhis_pl.errors import ConfigurationError, join_truncated
 
+MIN_IMAGE_SIZE = 32
+"""The networks halve an image five times: 32 pixels become one."""
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a value of the configuration may be."""
-
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    choices: tuple[object, ...] | None = None
-
-    def expectation(self, value: object) -> str | None:
-        """What was expected instead of `value`; None if it is possible."""
-        if self.choices is not None:
-            return None if value in self.choices else f"one of {listed(self.choices)}"
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return None
-        limits = (
-            (self.at_least, operator.ge, "at least"),
-            (self.above, operator.gt, "above"),
-            (self.at_most, operator.le, "at most"),
-            (self.below, operator.lt, "below"),
-        )
-        if all(limit is None or holds(value, limit) for limit, holds, _ in limits) and math.isfinite(value):
-            return None
-        wanted = " and ".join(f"{word} {limit:g}" for limit, _, word in limits if limit is not None)
-        return f"a number {wanted}" if wanted else "a finite number"
+UserPath: TypeAlias = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
+Magnification: TypeAlias = Literal[40, 100, 200, 400]
+Magnifications: TypeAlias = Annotated[
+    tuple[Magnification, ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list | tuple) else (value,)),
+    Field(min_length=1),
+]
+Monitor: TypeAlias = Literal["val_loss", "val_accuracy", "val_balanced_accuracy", "val_weighted_f1", "val_auroc"]
+Accelerator: TypeAlias = Literal["auto", "cpu", "gpu", "mps"]
+Precision: TypeAlias = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+Task: TypeAlias = Literal["binary", "subtype"]
+TTA: TypeAlias = Literal["none", "flips", "dihedral"]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
-def key(default: Any, meaning: str, **bounds: Any) -> Any:
-    """A field of a configuration dataclass: its default, what it means, and its `Bounds`."""
-    metadata = {"meaning": meaning, "bounds": Bounds(**bounds)}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+class Group(BaseModel):
+    """Base of all groups of keys: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-@dataclass
-class DataConfig:
-    """Keys of `data` that all its options share."""
+class SharedDataConfig(Group):
+    """Keys of `data` that all sources of images share."""
 
-    source: str = key("???", "tells the options apart")
-    cache_dir: str = key("outputs/cache", "folder of the stores of decoded images; may be deleted at any time")
-    magnification: Any = key(200, "40, 100, 200 or 400, or a list of them", choices=MAGNIFICATIONS)
-    test_magnification: Any = key(
-        None, "of test and validation images, one or a list; null: data.magnification", choices=MAGNIFICATIONS
-    )
-    image_size: int = key(
-        224, "side in pixels that images are resized to, aspect not kept", at_least=SMALLEST_IMAGE, at_most=4096
-    )
-    batch_size: int = key(32, "images per training step", at_least=1)
-    eval_batch_size: int | None = key(None, "images per evaluation step; null: batch_size, on a GPU 4 x", at_least=1)
-    pixels: str = key("auto", "decoded images lie on the device, or on the host where they do not fit", choices=PIXELS)
-    split: str = key("official", "official: the authors' folds; ratio: whole cases by chance", choices=SPLITS)
-    fold: int = key(2, "the authors' fold, for split=official", choices=FOLDS)
-    group: str = key("case", "what split=ratio keeps together: cases, or the authors' patients", choices=GROUPS)
-    test_fraction: float = key(0.3, "share of test images, for split=ratio", above=0, below=1)
-    val_fraction: float = key(0.0, "share of train images taken out for validation, whole cases", at_least=0, below=1)
-    balance: str = key("none", "what is done about train images of unequal classes", choices=BALANCES)
-    stain: str = key("none", "stain normalization, fitted on the train images", choices=STAINS)
-    verify: bool = key(False, "decode all images again and compare them with the store")
-
-
-@dataclass
-class BreakHisDataConfig(DataConfig):
-    """Keys of `data=breakhis`."""
-
-    source: str = key("breakhis", "tells the options apart", choices=("breakhis",))
-    root: str = key("data", "any folder that holds files with BreakHis names, at any depth")
-    require_complete: bool = key(True, "refuse a folder that does not hold exactly the published images")
-
-
-@dataclass
-class SyntheticDataConfig(DataConfig):
-    """Keys of `data=synthetic`."""
-
-    source: str = key("synthetic", "tells the options apart", choices=("synthetic",))
-    images_per_patient: int = key(8, "images drawn per patient and magnification", at_least=1, at_most=999)
-    width: int = key(
-        175, "width in pixels of the drawn images; 700 is that of the originals", at_least=32, at_most=4096
-    )
-    draw_seed: int = key(0, "seed of the drawing, apart from the seed of the run", at_least=0)
-
-
-@dataclass
-class AugmentationConfig:
-    """Keys of `augmentation`."""
-
-    horizontal_flip: float = key(0.5, "probability of a left-right flip", at_least=0, at_most=1)
-    vertical_flip: float = key(0.5, "probability of an up-down flip", at_least=0, at_most=1)
-    rotation: float = key(20.0, "largest rotation to either side in degrees", at_least=0, at_most=180)
-    quarter_turn: float = key(0.0, "probability of a turn by 90, 180 or 270 degrees", at_least=0, at_most=1)
-    zoom: float = key(0.0, "largest zoom: 0.2 magnifies by 1/1.2 to 1.2", at_least=0, at_most=1)
-    shift: float = key(0.0, "largest shift to every side, as a share of the side", at_least=0, at_most=0.5)
-    border: str = key("black", "what lies beyond the edge of an image", choices=BORDERS)
-    stain: float = key(0.0, "largest change of the amount of each stain: 0.2 is a fifth", at_least=0, below=1)
-    stain_shift: float = key(0.0, "largest shift of each stain in optical density", at_least=0, at_most=1)
-    brightness: float = key(0.0, "largest change of brightness: 0.2 is a fifth", at_least=0, below=1)
-    contrast: float = key(0.0, "largest change of contrast", at_least=0, below=1)
-    saturation: float = key(0.0, "largest change of saturation", at_least=0, below=1)
-    hue: float = key(0.0, "largest turn of the hue, as a share of the color circle", at_least=0, at_most=0.5)
-    blur: float = key(0.0, "largest standard deviation of a Gaussian blur in pixels", at_least=0, at_most=5)
-
-
-@dataclass
-class ModelConfig:
-    """Keys of `model`."""
-
-    library: str = key("report", "where the network comes from; report: the three of the report", choices=LIBRARIES)
-    backbone: str = key("???", "name of the network in its library")
-    arguments: Any = key(None, "what timm's network is built with, as in {init_values: 1e-5}")
-    weights: str = key("imagenet", "imagenet (those its library has for the name), none, or the path of a state dict")
-    head: str = key("report", "report: 256-100-2; linear: one layer; svm: one layer and hinge loss", choices=HEADS)
-    freeze: bool = key(False, "train the head alone, on what the pretrained network below it gives")
-    l2: float = key(0.03, "penalty on the weights of a head that is solved for at once", above=0)
-    dropout: float = key(0.4, "probability of dropout in the report's head", at_least=0, below=1)
-    epochs: int = key("???", "epochs that this network is trained for; of the report's three as there", at_least=1)
-
-
-@dataclass
-class AdamaxConfig:
-    """Keys of `optimizer=adamax`."""
-
-    _target_: str = "torch.optim.Adamax"
-    lr: float = key(5e-4, "learning rate", above=0)
-    weight_decay: float = key(0.0, "L2 penalty", at_least=0)
-
-
-@dataclass
-class AdamWConfig:
-    """Keys of `optimizer=adamw`."""
-
-    _target_: str = "torch.optim.AdamW"
-    lr: float = key(5e-4, "learning rate", above=0)
-    weight_decay: float = key(0.01, "decoupled weight decay", at_least=0)
-
-
-@dataclass
-class SGDConfig:
-    """Keys of `optimizer=sgd`."""
-
-    _target_: str = "torch.optim.SGD"
-    lr: float = key(5e-4, "learning rate", above=0)
-    momentum: float = key(0.9, "momentum", at_least=0, below=1)
-    nesterov: bool = key(False, "Nesterov's momentum")
-    weight_decay: float = key(0.0, "L2 penalty", at_least=0)
-
-
-@dataclass
-class ExponentialConfig:
-    """Keys of `scheduler=exponential`."""
-
-    _target_: str = "torch.optim.lr_scheduler.ExponentialLR"
-    gamma: float = key(0.9, "factor on the learning rate after each epoch", above=0, at_most=1)
-
-
-@dataclass
-class CosineConfig:
-    """Keys of `scheduler=cosine`."""
-
-    _target_: str = "torch.optim.lr_scheduler.CosineAnnealingLR"
-    T_max: int = key("${trainer.max_epochs}", "epochs until the learning rate is at its lowest", at_least=1)
-    eta_min: float = key(0.0, "lowest learning rate", at_least=0)
-
-
-@dataclass
-class WarmupCosineConfig:
-    """Keys of `scheduler=warmup_cosine`."""
-
-    _target_: str = "breakhis_pl.training.schedules.WarmupCosine"
-    T_max: int = key("${trainer.max_epochs}", "epochs until the learning rate is at its lowest", at_least=1)
-    warmup_epochs: int = key(1, "epochs in which the learning rate rises; below T_max", at_least=0)
-    eta_min: float = key(0.0, "lowest learning rate", at_least=0)
-
-
-@dataclass
-class ConstantConfig:
-    """Keys of `scheduler=constant`."""
-
-    _target_: str = "torch.optim.lr_scheduler.ConstantLR"
-    factor: float = key(1.0, "torch's own default is another one; 1 keeps the learning rate", choices=(1.0,))
-
-
-@dataclass
-class ProcessesConfig:
-    """Keys of `trainer` that say in how many processes a run is done, one for each device."""
-
-    strategy: str = key("auto", "auto: one process, or DDP where there are several devices", choices=STRATEGIES)
-    devices: int = key(1, "devices of each machine, a process each", at_least=1, at_most=1024)
-    num_nodes: int = key(1, "machines", at_least=1, at_most=10_000)
+    cache_dir: UserPath
+    """Folder of the caches of decoded images; it may be deleted at any time."""
+    magnification: Magnifications
+    """40, 100, 200 or 400, or a list of them."""
+    test_magnification: Magnifications | None
+    """Of test and validation images; null: that of the train images."""
+    image_size: int = Field(ge=MIN_IMAGE_SIZE, le=4096)
+    """Side in pixels that images are resized to; the aspect ratio is not kept."""
+    batch_size: int = Field(ge=1)
+    """Train images per step and device."""
+    eval_batch_size: int | None = Field(ge=1)
+    """Images per evaluation step; null: batch_size on a CPU, four times as many on a GPU."""
+    pixels: Literal["auto", "device", "host"]
+    """Where decoded images are kept; auto: on the device if they fit."""
+    split: Literal["official", "ratio"]
+    """official: the authors' folds; ratio: a random split by group."""
+    fold: Literal[1, 2, 3, 4, 5]
+    """The authors' fold, for split=official."""
+    group: Literal["case", "patient"]
+    """Images that a ratio split keeps together."""
+    test_fraction: float = Field(gt=0, lt=1)
+    """Fraction of test images, for split=ratio."""
+    val_fraction: Fraction
+    """Fraction of train images that become validation images, whole cases at a time."""
+    balance: Literal["none", "downsample", "sampler", "loss"]
+    """Treatment of classes of unequal size in train."""
+    stain: Literal["none", "macenko", "reinhard"]
+    """Stain normalization, fitted on train images."""
+    verify: bool
+    """Decode all images again and compare them with the cache."""
 
     @property
-    def n_processes(self) -> int:
-        """Of all machines together."""
-        return self.devices * self.num_nodes
+    def eval_magnification(self) -> tuple[int, ...]:
+        """Magnifications of test and validation images."""
+        return self.test_magnification or self.magnification
+
+    @property
+    def all_magnifications(self) -> tuple[int, ...]:
+        """Magnifications of train images, then those only evaluated images have."""
+        return tuple(dict.fromkeys((*self.magnification, *self.eval_magnification)))
+
+
+class BreakHisDataConfig(SharedDataConfig):
+    """Keys of `data=breakhis`."""
+
+    source: Literal["breakhis"]
+    """Selects this kind of data."""
+    root: UserPath
+    """Folder that holds files with BreakHis names, at any depth."""
+    require_complete: bool
+    """Refuse a folder that does not hold exactly the published images."""
+
+
+class SyntheticDataConfig(SharedDataConfig):
+    """Keys of `data=synthetic`."""
+
+    source: Literal["synthetic"]
+    """Selects this kind of data."""
+    images_per_patient: int = Field(ge=1, le=999)
+    """Images generated per patient and magnification."""
+    width: int = Field(ge=32, le=4096)
+    """Width of the generated images in pixels; that of the originals is 700."""
+    draw_seed: int = Field(ge=0)
+    """Seed of the generated images, apart from the seed of the run."""
+
+
+DataConfig: TypeAlias = Annotated[BreakHisDataConfig | SyntheticDataConfig, Field(discriminator="source")]
+
+
+class AugmentationConfig(Group):
+    """Keys of `augmentation`; 0 switches a transform off."""
+
+    horizontal_flip: Probability
+    """Probability of a left-right flip."""
+    vertical_flip: Probability
+    """Probability of an up-down flip."""
+    rotation: float = Field(ge=0, le=180)
+    """Largest rotation to either side, in degrees."""
+    quarter_turn: Probability
+    """Probability of a rotation by 90, 180 or 270 degrees."""
+    zoom: float = Field(ge=0, le=1)
+    """Largest zoom; 0.2 scales by 1/1.2 to 1.2."""
+    shift: float = Field(ge=0, le=0.5)
+    """Largest shift in each direction, as a fraction of the side."""
+    border: Literal["black", "mirror"]
+    """Fill beyond the edge of an image."""
+    stain: Fraction
+    """Largest relative change of the amount of each stain."""
+    stain_shift: float = Field(ge=0, le=1)
+    """Largest shift of each stain in optical density."""
+    brightness: Fraction
+    """Largest relative change of brightness."""
+    contrast: Fraction
+    """Largest relative change of contrast."""
+    saturation: Fraction
+    """Largest relative change of saturation."""
+    hue: float = Field(ge=0, le=0.5)
+    """Largest rotation of the hue, as a fraction of the color circle."""
+    blur: float = Field(ge=0, le=5)
+    """Largest standard deviation of a Gaussian blur in pixels."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether no transform has a probability or strength above 0."""
+        return not any(value for name, value in self if name != "border")
+
+
+class ModelConfig(Group):
+    """Keys of `model`."""
+
+    library: Literal["torchvision", "timm"]
+    """Library that has the backbone."""
+    backbone: str = Field(min_length=1)
+    """Name of the backbone in its library."""
+    arguments: dict[str, Any] | None
+    """Keyword arguments of timm.create_model."""
+    weights: str = Field(min_length=1)
+    """imagenet (those of the library), none, or the path of a file."""
+    head: Literal["mlp", "linear"]
+    """mlp: fully connected layers of 256, 100 and n_classes units; linear: one layer."""
+    freeze: bool
+    """Train the head alone."""
+    l2: float = Field(gt=0)
+    """L2 penalty of the logistic regression that freeze=true head=linear fits."""
+    dropout: Fraction
+    """Probability of dropout in head=mlp."""
+    epochs: int = Field(ge=1)
+    """Number of epochs this network is trained for."""
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Path of a file of weights; None for imagenet and none."""
+        return None if self.weights in ("imagenet", "none") else Path(self.weights).expanduser()
+
+
+class Target(Group):
+    """A class by its import path, with its keyword arguments."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    """Import path of the class."""
+
+
+class OptimizerBase(Target):
+    """Keys that all optimizers share."""
+
+    lr: float = Field(gt=0)
+    """Learning rate."""
+
+
+class AdamaxConfig(OptimizerBase):
+    """Keys of `optimizer=adamax`."""
+
+    betas: tuple[Fraction, Fraction]
+    """Decay of the moving averages of gradient and infinity norm."""
+    weight_decay: float = Field(ge=0)
+    """L2 penalty."""
+
+
+class AdamWConfig(OptimizerBase):
+    """Keys of `optimizer=adamw`."""
+
+    betas: tuple[Fraction, Fraction]
+    """Decay of the moving averages of gradient and squared gradient."""
+    weight_decay: float = Field(ge=0)
+    """Decoupled weight decay."""
+
+
+class SGDConfig(OptimizerBase):
+    """Keys of `optimizer=sgd`."""
+
+    momentum: Fraction
+    """Momentum."""
+    nesterov: bool
+    """Use Nesterov's momentum."""
+    weight_decay: float = Field(ge=0)
+    """L2 penalty."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true: needs optimizer.momentum above 0")
+        return self
+
+
+class OtherOptimizer(OptimizerBase):
+    """Any other class of torch.optim, or one of your own; torch checks its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ExponentialConfig(Target):
+    """Keys of `scheduler=exponential`."""
+
+    gamma: float = Field(gt=0, le=1)
+    """Factor on the learning rate after each epoch."""
+
+
+class CosineConfig(Target):
+    """Keys of `scheduler=cosine`."""
+
+    T_max: int = Field(ge=1)
+    """Epochs until the learning rate reaches eta_min."""
+    eta_min: float = Field(ge=0)
+    """Lowest learning rate."""
+
+
+class WarmupCosineConfig(CosineConfig):
+    """Keys of `scheduler=warmup_cosine`."""
+
+    warmup_epochs: int = Field(ge=0)
+    """Epochs in which the learning rate rises."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_epochs >= self.T_max:
+            raise ValueError(f"scheduler.warmup_epochs={self.warmup_epochs}: must be below T_max={self.T_max}")
+        return self
+
+
+class ConstantConfig(Target):
+    """Keys of `scheduler=constant`."""
+
+    factor: Literal[1.0, 1]
+    """Torch's own default changes the learning rate; 1 keeps it."""
+
+
+class OtherTarget(Target):
+    """Any other scheduler or logger; its own library checks its arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def _by_target(known: Mapping[str, str]) -> Discriminator:
+    """Select a model by `_target_`; "other" for import paths that have no model of their own."""
+
+    def tag(value: Any) -> str:
+        target = value.get("_target_") if isinstance(value, dict) else getattr(value, "target", None)
+        return known.get(str(target), "other")
+
+    return Discriminator(tag)
+
+
+OptimizerConfig: TypeAlias = Annotated[
+    Annotated[AdamaxConfig, Tag("adamax")]
+    | Annotated[AdamWConfig, Tag("adamw")]
+    | Annotated[SGDConfig, Tag("sgd")]
+    | Annotated[OtherOptimizer, Tag("other")],
+    _by_target({"torch.optim.Adamax": "adamax", "torch.optim.AdamW": "adamw", "torch.optim.SGD": "sgd"}),
+]
+SchedulerConfig: TypeAlias = Annotated[
+    Annotated[ExponentialConfig, Tag("exponential")]
+    | Annotated[CosineConfig, Tag("cosine")]
+    | Annotated[WarmupCosineConfig, Tag("warmup_cosine")]
+    | Annotated[ConstantConfig, Tag("constant")]
+    | Annotated[OtherTarget, Tag("other")],
+    _by_target(
+        {
+            "torch.optim.lr_scheduler.ExponentialLR": "exponential",
+            "torch.optim.lr_scheduler.CosineAnnealingLR": "cosine",
+            "breakhis_pl.training.trainer.warmup_cosine": "warmup_cosine",
+            "torch.optim.lr_scheduler.ConstantLR": "constant",
+        }
+    ),
+]
+
+
+class TrainerConfig(Group):
+    """Keys of `trainer`."""
+
+    accelerator: Accelerator
+    """auto: the GPU if there is one."""
+    precision: Precision
+    """auto: bf16-mixed or 16-mixed on a GPU, 32-true elsewhere."""
+    strategy: Literal["auto", "ddp"]
+    """ddp: distributed data parallel, one process per device."""
+    devices: int = Field(ge=1, le=1024)
+    """Devices per machine."""
+    num_nodes: int = Field(ge=1, le=10_000)
+    """Machines."""
+    max_epochs: int = Field(ge=1)
+    """Epochs to train for."""
+    deterministic: bool
+    """Use deterministic algorithms only; slower."""
+    monitor: Monitor | None
+    """Validation metric that selects the epoch; null: the last epoch is evaluated."""
+    patience: int | None = Field(ge=1)
+    """Epochs without improvement of the monitor after which training stops."""
+    memory_format: Literal["auto", "channels_last", "contiguous"]
+    """auto: channels_last, but contiguous on a CPU below 96 pixels."""
+    keep_memory: bool
+    """On a CPU, let the C library keep freed memory for the next step."""
+    cuda_graphs: bool | None
+    """Replay train steps as a CUDA graph; null: for ResNets in one process on a GPU."""
+    compile: bool
+    """Compile the network with torch.compile."""
+    limit_train_batches: int | None = Field(ge=1)
+    """Train batches per epoch; null: all."""
+    overfit_batches: int = Field(ge=0)
+    """Train on the same few batches in every epoch, to debug; 0: off."""
+    fast_dev_run: bool
+    """Run one train and one evaluation batch, write nothing, to debug."""
+    progress_bar: bool
+    """Show a progress bar on a terminal."""
 
     @property
     def is_distributed(self) -> bool:
-        """Whether the run is done in processes of its own."""
-        return self.strategy == "ddp" or self.n_processes > 1
+        """Whether training runs in several processes."""
+        return self.strategy == "ddp" or self.devices * self.num_nodes > 1
 
 
-@dataclass
-class TrainerConfig(ProcessesConfig):
-    """Keys of `trainer`."""
+class TrainingConfig(Group):
+    """Keys of `training`; the defaults are those of Otto et al. 2022."""
 
-    accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
-    precision: str = key("auto", "auto: bf16 or fp16 mixed on a GPU, float32 elsewhere", choices=PRECISIONS)
-    max_epochs: int = key("${model.epochs}", "epochs to train for", at_least=1)
-    deterministic: bool = key(False, "only deterministic algorithms, at the cost of speed")
-    memory_format: str = key("auto", "auto: channels_last, on a CPU from 96 pixels on", choices=MEMORY_FORMATS)
-    keep_memory: bool = key(True, "on a CPU, freed memory stays with the process for the next step")
-    cuda_graphs: bool | None = key(
-        None, "replay train steps as a CUDA graph; null: the report's networks in one process on a GPU"
-    )
-    compile: bool = key(False, "torch.compile the network; takes half a minute or more before the first step")
-    checkpoint_share: float = key(
-        0.01, "of the time that writing checkpoints may take; 1 writes after every epoch", above=0, at_most=1
-    )
-    monitor: str | None = key(None, "validation value that chooses the epoch; null: the last counts", choices=MONITORS)
-    patience: int | None = key(None, "epochs without a better monitor after which training stops", at_least=1)
-    limit_train_batches: int | None = key(None, "train batches per epoch; null takes all", at_least=1)
-    progress_bar: bool = key(True, "a bar on a terminal; a line per epoch is always printed")
+    label_smoothing: Fraction
+    """Fraction of a target that is spread over all classes."""
+    mixup: float = Field(ge=0, le=10)
+    """Alpha of mixup's Beta distribution; 0: off."""
+    ema_decay: float | None = Field(gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, which is evaluated; null: off."""
+    layer_decay: float = Field(gt=0, le=1)
+    """Factor on the learning rate per layer, from the head down; needs timm."""
+    frozen_epochs: int = Field(ge=0)
+    """First epochs, in which only the head is trained."""
 
 
-@dataclass
-class TrainingConfig:
-    """Keys of `training`; the defaults leave a training as the report's."""
-
-    label_smoothing: float = key(0.0, "share of a target that is spread over all classes", at_least=0, below=1)
-    mixup: float = key(0.0, "alpha of the Beta distribution of mixup's shares; 0 mixes nothing", at_least=0, at_most=10)
-    ema_decay: float | None = key(
-        None, "evaluate a moving average of the weights, of which a step keeps this share", above=0, below=1
-    )
-    layer_decay: float = key(1.0, "factor on the learning rate per stage, from the head down", above=0, at_most=1)
-    frozen_epochs: int = key(0, "first epochs that train the head alone", at_least=0)
-
-
-@dataclass
-class TensorBoardLoggerConfig:
-    """Keys of `logger=tensorboard`."""
-
-    kind: str = key("tensorboard", "tells the options apart", choices=("tensorboard",))
-
-
-@dataclass
-class CsvLoggerConfig:
-    """Keys of `logger=csv`."""
-
-    kind: str = key("csv", "tells the options apart", choices=("csv",))
-
-
-@dataclass
-class MlflowLoggerConfig:
-    """Keys of `logger=mlflow`."""
-
-    kind: str = key("mlflow", "tells the options apart", choices=("mlflow",))
-    tracking_uri: str = key("sqlite:///outputs/mlflow.db", "address of a server, or URL of a database")
-    experiment: str = key("breakhis_pl", "MLflow's experiment, made if need be")
-
-
-@dataclass
-class WandbLoggerConfig:
-    """Keys of `logger=wandb`."""
-
-    kind: str = key("wandb", "tells the options apart", choices=("wandb",))
-    project: str = key("breakhis_pl", "name of the project")
-    entity: str | None = key(None, "user or team; null: the account's own")
-    mode: str = key("offline", "offline writes into the run folder, for `wandb sync`", choices=("offline", "online"))
-
-
-LoggerConfig: TypeAlias = TensorBoardLoggerConfig | CsvLoggerConfig | MlflowLoggerConfig | WandbLoggerConfig
-
-
-@dataclass
-class TrainConfig:
+class TrainConfig(Group):
     """All keys of train.py."""
 
-    data: Any = key(None, "where images come from and how they are split")
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    optimizer: Any = key(None, "the optimizer and its numbers")
-    scheduler: Any = key(None, "the learning rate over the epochs")
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    task: str = key(
-        "binary",
-        "binary: benign or malignant; subtype: the eight tumor types, summed to these two",
-        choices=tuple(TASKS),
-    )
-    logger: Any = key(None, "where curves and results are kept beside the run's own files")
-    seed: int = key(0, "seed of everything that is drawn during the run", at_least=0)
-    gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
+    data: DataConfig
+    augmentation: AugmentationConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    scheduler: SchedulerConfig
+    trainer: TrainerConfig
+    training: TrainingConfig
+    logger: dict[str, OtherTarget]
+    """Loggers by name."""
+    task: Task
+    """binary: benign or malignant; subtype: the eight tumor types, summed to these two."""
+    seed: int = Field(ge=0)
+    """Seed of everything random in the run."""
+    gallery: int = Field(ge=0)
+    """Images of each kind that Grad-CAM explains; 0: none."""
+    resume: UserPath | None = None
+    """Run folder to resume."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _refuse(self, _train_rules(self))
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether the backbone computes the same features for an image in every epoch."""
+        return self.model.freeze and self.augmentation.is_identity
+
+    @property
+    def is_linear_probe(self) -> bool:
+        """Whether the head is fitted as a logistic regression instead of trained by steps."""
+        return self.has_fixed_features and self.model.head == "linear"
 
 
-@dataclass
-class EvaluateDataConfig:
-    """Keys of `data` in evaluate.py; null takes what the run was trained with."""
+class EvaluateDataConfig(Group):
+    """Keys of `data` in evaluate.py; null: as in training."""
 
-    root: str | None = key(None, "folder of the images, where they have moved")
-    cache_dir: str | None = key(None, "folder of the stores of decoded images")
-    batch_size: int | None = key(None, "images per step", at_least=1)
-
-
-@dataclass
-class EvaluateTrainerConfig(ProcessesConfig):
-    """Keys of `trainer` in evaluate.py."""
-
-    accelerator: str = key("auto", "auto takes the GPU where there is one", choices=ACCELERATORS)
-    precision: str = key("auto", "auto: bf16 or fp16 mixed on a GPU, float32 elsewhere", choices=PRECISIONS)
+    root: UserPath | None
+    """Folder of the images, if it has moved."""
+    cache_dir: UserPath | None
+    """Folder of the caches of decoded images."""
+    batch_size: int | None = Field(ge=1)
+    """Images per step."""
 
 
-@dataclass
-class EvaluateConfig:
+class DeviceConfig(Group):
+    """Keys of `trainer` in evaluate.py and predict.py."""
+
+    accelerator: Accelerator
+    """auto: the GPU if there is one."""
+    precision: Precision
+    """auto: bf16-mixed or 16-mixed on a GPU, 32-true elsewhere."""
+
+
+class EvaluateConfig(Group):
     """All keys of evaluate.py."""
 
-    run: str | None = key(None, "run folder to evaluate")
-    runs: Any = key(None, "folder of a sweep, or a list of run folders, to compare")
-    ensemble: bool = key(False, "average the probabilities of the runs, and compare the result with them")
-    out: str | None = key(
-        None, "folder of the comparison or ensemble; null: the sweep's own, or outputs/<kind>/<date>/<time>"
-    )
-    checkpoint: str = key("auto", "auto: best where there is one, else last; best, last, or the path of a checkpoint")
-    subset: str = key("test", "images to evaluate on", choices=("test", "val", "train"))
-    tta: str = key("none", "average over flips (4 views) or flips and quarter turns (dihedral, 8)", choices=TTA)
-    calibrate: bool = key(False, "fit temperature and threshold on the validation images again")
-    sensitivity: float | None = key(None, "wanted of the fitted threshold; null: 0.95", above=0, below=1)
-    gallery: int = key(8, "pictures of each kind that Grad-CAM explains; 0 for none", at_least=0)
-    data: EvaluateDataConfig = field(default_factory=EvaluateDataConfig)
-    trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
+    run: UserPath | None
+    """Run folder to evaluate."""
+    runs: UserPath | list[UserPath] | None
+    """Sweep folder, or list of run folders, to compare."""
+    predictions: UserPath | None
+    """predictions.csv whose metrics.json is computed again."""
+    ensemble: bool
+    """Average the probabilities of the runs and compare the ensemble with them."""
+    out: UserPath | None
+    """Folder of the comparison or ensemble; null: the sweep folder, or one below outputs/."""
+    checkpoint: str = Field(min_length=1)
+    """auto: best if there is one, else last; best; last; or a path."""
+    subset: Literal["test", "val", "train"]
+    """Images to evaluate on."""
+    tta: TTA
+    """Test-time augmentation: average over 4 flips, or 8 flips and quarter turns."""
+    calibrate: bool
+    """Fit temperature and threshold on the validation images again."""
+    sensitivity: float | None = Field(gt=0, lt=1)
+    """Target of the threshold that calibrate=true fits; null: 0.95."""
+    gallery: int = Field(ge=0)
+    """Images of each kind that Grad-CAM explains; 0: none."""
+    data: EvaluateDataConfig
+    trainer: DeviceConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _refuse(self, _evaluate_rules(self))
 
 
-@dataclass
-class TuningConfig:
-    """Keys of `tuning` in tune.py."""
-
-    n_trials: int = key(20, "trials of the study; pruned and failed ones count", at_least=1)
-    timeout_s: float | None = key(None, "seconds after which this process starts no further trial", above=0)
-    metric: str = key("val_loss", "what is searched for, of the validation images", choices=MONITORS)
-    sampler: str = key("tpe", "tpe draws by what trials before gave, random does not", choices=("tpe", "random"))
-    seed: int = key(0, "seed of what is drawn in the space", at_least=0)
-    startup_trials: int = key(10, "trials drawn at random before TPE takes over", at_least=1)
-    pruner: str = key("median", "which trials end early", choices=("median", "hyperband", "none"))
-    warmup_epochs: int = key(2, "epochs of every trial after which it may be pruned at the earliest", at_least=1)
-    warmup_trials: int = key(5, "trials that are complete before one is pruned by the median", at_least=1)
-    seeds_per_trial: int = key(1, "trainings per trial, from `seed` on; their mean value counts", at_least=1)
-    storage: str | None = key(None, "URL of a database; null: study.db in the study's folder")
-    keep_checkpoints: bool = key(False, "keep the checkpoints of trials that have ended")
-
-
-@dataclass
-class TuneConfig(TrainConfig):
-    """All keys of tune.py: those of train.py, which every trial shares, and what is searched."""
-
-    study: str = key("???", "folder of the study")
-    tuning: TuningConfig = field(default_factory=TuningConfig)
-    space: Any = key(None, "which values each searched key may have")
-
-
-@dataclass
-class PredictConfig:
+class PredictConfig(Group):
     """All keys of predict.py."""
 
-    run: str | None = key(None, "run folder, or a network that breakhis_pl.export_onnx wrote")
-    images: Any = key(None, "file, folder, pattern, or a list of these")
-    checkpoint: str = key("auto", "auto: best where there is one, else last; best, last, or the path of a checkpoint")
-    batch_size: int = key(32, "images per step", at_least=1)
-    threads: int | None = key(None, "that decode images; null: one per core", at_least=1, at_most=256)
-    gradcam: Any = key(False, "pictures of what speaks for the prediction: true for all images, or how many")
-    trainer: EvaluateTrainerConfig = field(default_factory=EvaluateTrainerConfig)
+    run: UserPath
+    """Run folder."""
+    images: UserPath | list[UserPath]
+    """File, folder, glob pattern, or a list of these."""
+    checkpoint: str = Field(min_length=1)
+    """auto: best if there is one, else last; best; last; or a path."""
+    batch_size: int = Field(ge=1)
+    """Images per step."""
+    threads: int | None = Field(ge=1, le=256)
+    """Threads that decode images; null: one per core."""
+    gradcam: bool | Annotated[int, Field(ge=0)]
+    """Write Grad-CAM overlays: true for all images, or a number of images."""
+    trainer: DeviceConfig
 
 
-OptimizerConfig: TypeAlias = AdamaxConfig | AdamWConfig | SGDConfig
-SchedulerConfig: TypeAlias = ExponentialConfig | CosineConfig | WarmupCosineConfig | ConstantConfig
+class TuningConfig(Group):
+    """Keys of `tuning`."""
 
-VARIANTS: Mapping[str, tuple[str, Mapping[str, type]]] = MappingProxyType(
-    {
-        "data": ("source", {"breakhis": BreakHisDataConfig, "synthetic": SyntheticDataConfig}),
-        "optimizer": ("_target_", {v._target_: v for v in (AdamaxConfig, AdamWConfig, SGDConfig)}),
-        "scheduler": (
-            "_target_",
-            {v._target_: v for v in (ExponentialConfig, CosineConfig, WarmupCosineConfig, ConstantConfig)},
-        ),
-        "logger": (
-            "kind",
-            {
-                "tensorboard": TensorBoardLoggerConfig,
-                "csv": CsvLoggerConfig,
-                "mlflow": MlflowLoggerConfig,
-                "wandb": WandbLoggerConfig,
-            },
-        ),
+    n_trials: int = Field(ge=1)
+    """Trials of the study, pruned and failed ones included."""
+    timeout_s: float | None = Field(gt=0)
+    """Seconds after which no further trial is started."""
+    metric: Monitor
+    """Validation metric that is optimized."""
+    sampler: Literal["tpe", "random"]
+    """Optuna's sampler."""
+    seed: int = Field(ge=0)
+    """Seed of the sampler."""
+    startup_trials: int = Field(ge=1)
+    """Random trials before TPE starts."""
+    pruner: Literal["median", "hyperband", "none"]
+    """Optuna's pruner."""
+    warmup_epochs: int = Field(ge=1)
+    """Epochs of every trial before it may be pruned."""
+    warmup_trials: int = Field(ge=1)
+    """Finished trials before the median pruner starts."""
+    seeds_per_trial: int = Field(ge=1)
+    """Trainings per trial, with consecutive seeds; their mean counts."""
+    storage: str | None
+    """URL of a database; null: study.db in the study's folder."""
+    keep_checkpoints: bool
+    """Keep the checkpoints of finished trials."""
+
+
+class TuneConfig(TrainConfig):
+    """All keys of tune.py: those of train.py, which the trials share, and the search."""
+
+    study: UserPath
+    """Folder of the study."""
+    tuning: TuningConfig
+    search_space: dict[str, dict[str, Any]]
+    """Values that each searched key may take."""
+
+
+def _refuse(config: Any, faults: Iterator[str]) -> Any:
+    """Return the configuration, or raise one ValueError that holds all faults."""
+    found = list(faults)
+    if found:
+        raise ValueError("\n".join(found))
+    return config
+
+
+def _train_rules(config: TrainConfig) -> Iterator[str]:
+    """Yield every combination of keys that is not possible."""
+    data, model, trainer, training = config.data, config.model, config.trainer, config.training
+    yield from _data_rules(data)
+    if trainer.patience is not None and trainer.monitor is None:
+        yield f"trainer.patience={trainer.patience}: needs trainer.monitor, for example trainer.monitor=val_loss"
+    if trainer.monitor is not None and data.val_fraction == 0:
+        yield (
+            f"trainer.monitor={trainer.monitor}: needs validation images, because nothing is selected on test images; "
+            "set data.val_fraction=0.2"
+        )
+    if training.frozen_epochs >= trainer.max_epochs and training.frozen_epochs > 0:
+        yield f"training.frozen_epochs={training.frozen_epochs}: must be below trainer.max_epochs={trainer.max_epochs}"
+    if training.mixup > 0 and data.batch_size == 1:
+        yield f"training.mixup={training.mixup:g}: mixes the images of a batch; set data.batch_size above 1"
+    if training.layer_decay < 1 and importlib.util.find_spec("timm") is None:
+        yield f"training.layer_decay={training.layer_decay:g}: needs the package timm; run `uv sync --extra all`"
+    yield from _device_rules(trainer)
+    yield from _model_rules(config)
+    for name, logger in config.logger.items():
+        package = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}.get(logger.target.rpartition(".")[2])
+        if package is not None and importlib.util.find_spec(package) is None:
+            yield f"logger={name}: needs the package {package}; run `uv sync --extra all`, or use logger=tensorboard"
+    if model.freeze:
+        no_effect = {
+            "training.mixup": training.mixup > 0,
+            "training.frozen_epochs": training.frozen_epochs > 0,
+            "training.layer_decay": training.layer_decay < 1,
+            "trainer.cuda_graphs": trainer.cuda_graphs is True,
+            "trainer.compile": trainer.compile,
+        }
+        yield from (
+            f"{key}: has no effect with model.freeze=true; drop one of them" for key, on in no_effect.items() if on
+        )
+    if config.is_linear_probe:
+        yield from _linear_probe_rules(config)
+
+
+def _data_rules(data: SharedDataConfig) -> Iterator[str]:
+    for name in ("magnification", "test_magnification"):
+        values = getattr(data, name) or ()
+        if len(set(values)) < len(values):
+            yield f"data.{name}={list(values)}: has a value twice"
+    if data.split == "official" and data.group == "patient":
+        yield "data.group=patient: has no effect on data.split=official; set data.split=ratio"
+
+
+def _device_rules(trainer: TrainerConfig) -> Iterator[str]:
+    if not trainer.is_distributed:
+        return
+    if trainer.accelerator == "mps":
+        yield "trainer.accelerator=mps: is a single device; set trainer.devices=1 trainer.strategy=auto"
+    if trainer.accelerator == "cpu" and trainer.strategy != "ddp":
+        yield f"trainer.devices={trainer.devices}: one CPU process uses all cores; trainer.strategy=ddp starts several"
+    if trainer.cuda_graphs:
+        yield "trainer.cuda_graphs=true: works in one process only; set trainer.cuda_graphs=null"
+
+
+def _model_rules(config: TrainConfig) -> Iterator[str]:
+    model = config.model
+    if model.library == "timm" and importlib.util.find_spec("timm") is None:
+        yield "model.library=timm: needs the package timm; run `uv sync --extra all`"
+    if model.arguments and model.library != "timm":
+        yield f"model.arguments={model.arguments}: only for model=timm"
+    if model.freeze and model.weights == "none":
+        yield "model.weights=none: model.freeze=true would keep random weights; set model.weights to imagenet or a file"
+
+
+def _linear_probe_rules(config: TrainConfig) -> Iterator[str]:
+    why = "with model.freeze=true model.head=linear and no augmentation, a logistic regression is fitted once"
+    if config.trainer.max_epochs != 1:
+        yield f"trainer.max_epochs={config.trainer.max_epochs}: {why}; set trainer.max_epochs=1"
+    no_effect = {
+        "trainer.limit_train_batches": config.trainer.limit_train_batches is not None,
+        "trainer.monitor": config.trainer.monitor is not None,
+        "training.label_smoothing": config.training.label_smoothing > 0,
+        "training.ema_decay": config.training.ema_decay is not None,
+        "data.balance": config.data.balance in ("sampler", "downsample"),
+        "trainer.strategy": config.trainer.is_distributed,
     }
-)
-"""Groups whose options have keys of their own: the key that tells them apart, and the dataclass by its value."""
-
-NAMED_CHECKPOINTS = ("auto", "best", "last")
-"""Of a run, by name; anything else is a path."""
-
-ProgramName: TypeAlias = Literal["train", "evaluate", "tune", "predict"]
-PROGRAMS: Mapping[str, type] = MappingProxyType(
-    {"train": TrainConfig, "evaluate": EvaluateConfig, "tune": TuneConfig, "predict": PredictConfig}
-)
+    yield from (f"{key}: has no effect, because {why}; drop it" for key, on in no_effect.items() if on)
 
 
-def is_exported(run: str | None) -> bool:
-    """Whether a value of `run` names an exported network rather than a run folder."""
-    return run is not None and run.lower().endswith(".onnx")
+def _evaluate_rules(config: EvaluateConfig) -> Iterator[str]:
+    given = [name for name in ("run", "runs", "predictions") if getattr(config, name) is not None]
+    if not given:
+        yield "run: nothing to evaluate; set run=<run folder>, runs=<sweep folder> or predictions=<predictions.csv>"
+    if len(given) > 1:
+        yield f"{', '.join(given)}: set one of them"
+    if config.ensemble and config.runs is None:
+        yield "ensemble=true: averages several runs; set runs=<sweep folder> or runs=[<run folder>,<run folder>]"
+    if config.tta != "none" and config.calibrate:
+        yield f"calibrate=true: is fitted without test-time augmentation; drop tta={config.tta}"
+    if config.sensitivity is not None and not config.calibrate:
+        yield f"sensitivity={config.sensitivity:g}: is for calibrate=true; add it"
 
 
-def has_fixed_features(config: TrainConfig) -> bool:
-    """Whether what the head is given for an image is the same in every epoch: nothing below it learns or is drawn."""
-    return config.model.freeze and not draws_anything(config.augmentation)
+ConfigT = TypeVar("ConfigT", bound=Group)
+_TAGGED = ("data", "optimizer", "scheduler")
 
 
-def draws_anything(augmentation: AugmentationConfig) -> bool:
-    """Whether any transform of train images has a probability or a strength above 0."""
-    values = (getattr(augmentation, entry.name) for entry in fields(augmentation))
-    return any(isinstance(value, int | float) and value > 0 for value in values)
+def validate(model: type[ConfigT], composed: DictConfig | Mapping[str, Any]) -> ConfigT:
+    """Turn a composed configuration into a typed one.
+
+    Args:
+        model: The program's model, such as `TrainConfig`.
+        composed: What Hydra composed, or the plain values of a run.json.
+
+    Raises:
+        ConfigurationError: One line per fault.
+    """
+    try:
+        values = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
+    except OmegaConfBaseException as error:
+        raise ConfigurationError(str(error).splitlines()[0]) from error
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = [_fault(details, values) for details in error.errors(include_url=False)]
+        raise ConfigurationError("\n".join(dict.fromkeys(faults))) from error
 
 
-def is_solved(config: TrainConfig) -> bool:
-    """Whether the head is solved for instead of trained by steps: a convex problem on fixed features."""
-    return has_fixed_features(config) and config.model.head != "report"
+def _fault(details: Any, values: Any) -> str:
+    """Format one of pydantic's errors as `group.key=value: rule`."""
+    location = [part for place, part in enumerate(details["loc"]) if not (place == 1 and details["loc"][0] in _TAGGED)]
+    location = [str(part) for part in location if not str(part).startswith(("function-", "list[", "tuple["))]
+    key, value, kind = ".".join(location), details["input"], details["type"]
+    if kind == "value_error":
+        return str(details["ctx"]["error"])
+    if kind == "extra_forbidden":
+        siblings = _at(values, location[:-1])
+        known = [str(name) for name in siblings if name != location[-1]] if isinstance(siblings, Mapping) else []
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = (
+            f"did you mean {'.'.join((*location[:-1], near[0]))}?" if near else f"keys are {join_truncated(known, 30)}"
+        )
+        return f"{key}={value}: unknown key; {hint}"
+    if kind == "missing" or (value == "???" and kind != "literal_error"):
+        return f"{key}: has no value; set {key}=…"
+    rule = details["msg"].replace("Input should be", "must be").replace("String should", "must")
+    rule = rule.replace("Value should", "must").replace(" or equal to", " or equal to")
+    return f"{key}={'null' if value is None else value}: {rule[0].lower()}{rule[1:]}"
 
 
-def evaluated_magnifications(data: DataConfig) -> tuple[int, ...]:
-    """Magnifications of test and validation images."""
-    asked = data.magnification if data.test_magnification is None else data.test_magnification
-    return tuple(asked)
+def _at(values: Any, location: list[str]) -> Any:
+    for part in location:
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
 
 
-def all_magnifications(data: DataConfig) -> tuple[int, ...]:
-    """Magnifications of which images are needed: those of train, then what test has beyond."""
-    return tuple(dict.fromkeys((*data.magnification, *evaluated_magnifications(data))))
+def plain(config: Group) -> dict[str, Any]:
+    """Return a configuration as JSON-compatible values, as run.json holds it."""
+    return config.model_dump(mode="json", by_alias=True, exclude={"resume"})
 
 
-def magnifications(value: object) -> tuple[object, ...]:
-    """The value of `data.magnification` or `data.test_magnification`, one number or a list of them, as a tuple."""
-    values = tuple(value) if isinstance(value, list | tuple) else (value,)
-    by_text = {text: number for number in MAGNIFICATIONS for text in (str(number), str(float(number)))}
-    return tuple(by_text.get(str(part), part) for part in values)
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested values to dotted keys.
+
+    Example:
+        >>> flatten({"data": {"fold": 2}, "seed": 0})
+        {'data.fold': 2, 'seed': 0}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

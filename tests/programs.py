@@ -1,8 +1,11 @@
-"""Runs train.py and evaluate.py inside the test process, as their users would call them."""
+"""Run the programs inside the test process, as their users would call them."""
 
 import contextlib
+import importlib
 import io
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,68 +14,81 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from breakhis_pl.command_line import main
-from breakhis_pl.config import ProgramName
+from breakhis_pl import command_line
 
-TINY = ("data=synthetic", "data.images_per_patient=1", "data.width=64", "data.image_size=32", "model.weights=none")
-"""One drawn image per patient, as small as networks take them."""
+TINY = (
+    "data=synthetic",
+    "data.images_per_patient=1",
+    "data.width=64",
+    "data.image_size=32",
+    "model.weights=none",
+    "trainer=cpu",
+    "trainer.progress_bar=false",
+)
+"""One generated image per patient, as small as the networks take them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program left behind: exit status and the two output streams."""
+    """Exit status and output of a program."""
 
     status: int
     out: str
     err: str
 
 
-def run_program(program: ProgramName, *arguments: str, cwd: Path, is_drawn: bool = False) -> Outcome:
-    """Runs a program in a folder; a traceback in its output is never what its user should see.
+def run_program(program: str, *arguments: str, cwd: Path, draw_figures: bool = False) -> Outcome:
+    """Run a program in a folder.
 
     Args:
-        program: Which one.
-        arguments: Of the command line.
-        cwd: The folder.
-        is_drawn: Whether figures become pictures, which takes half the time of a small run. Else they are composed,
-            and files of a single color are written in their place.
+        program: "train", "evaluate", "predict" or "tune".
+        arguments: Command line.
+        cwd: Working directory.
+        draw_figures: Draw figures, which takes half the time of a small run; else save blank files in their place.
     """
+    module = importlib.import_module(program)
     out, err = io.StringIO(), io.StringIO()
     status = 0
-    arguments_before = sys.argv[:]
-    blank = contextlib.nullcontext() if is_drawn else blank_figures()
-    with contextlib.chdir(cwd), _logging_kept(), warnings.catch_warnings(), blank:
-        sys.argv = [f"{program}.py"]
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                main(program, arguments)
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-        finally:
-            sys.argv = arguments_before
+    blank = contextlib.nullcontext() if draw_figures else blank_figures()
+    with contextlib.chdir(cwd), _process_state_kept(), warnings.catch_warnings(), blank:
+        sys.argv = [f"{program}.py", *arguments]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                command_line.prepare()
+                module.main()
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+                if isinstance(end.code, str):
+                    err.write(f"{end.code}\n")
+            except Exception as error:
+                status = 1
+                sys.excepthook(type(error), error, error.__traceback__)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager
 def blank_figures() -> Iterator[None]:
-    """Figures are saved without being drawn: files of a single color are written in their place."""
+    """Save blank files in place of figures."""
 
-    def saved(figure: object, target: BinaryIO, **_: Any) -> None:
+    def save(figure: object, target: BinaryIO, **_: Any) -> None:
         assert figure is not None
         Image.new("RGB", (8, 8), "white").save(target, format="png")
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("matplotlib.figure.Figure.savefig", saved)
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
         yield
 
 
 @contextlib.contextmanager
-def _logging_kept() -> Iterator[None]:
-    """Undoes what Hydra does to the process's logging."""
-    root = logging.getLogger()
+def _process_state_kept() -> Iterator[None]:
+    """Restore what a program changes in its process: arguments, environment, logging, signals, Hydra."""
+    root, argv, environment, hook = logging.getLogger(), sys.argv[:], os.environ.copy(), sys.excepthook
     handlers, level = root.handlers[:], root.level
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    signals = [(number, signal.getsignal(number)) for number in numbers]
     try:
         yield
     finally:
@@ -80,3 +96,11 @@ def _logging_kept() -> Iterator[None]:
             if handler not in handlers:
                 handler.close()
         root.handlers, root.level = handlers, level
+        sys.argv, sys.excepthook = argv, hook
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in signals:
+            signal.signal(number, handler)
+        GlobalHydra.instance().clear()
+        command_line.RunCallback.logged_errors.clear()
+        command_line.RunCallback.resume_hint = ""

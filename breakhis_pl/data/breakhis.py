@@ -1,4 +1,4 @@
-"""The facts of BreakHis: grammar of its file names, classes, published counts, official folds.
+"""BreakHis: file names, classes, published counts, official folds, and how a folder becomes a data set.
 
 Source:
     Spanhol, Oliveira, Petitjean, Heutte: A Dataset for Breast Cancer Histopathological Image Classification,
@@ -6,14 +6,19 @@ Source:
 """
 
 import csv
+import glob
 import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
-from breakhis_pl.errors import FileNameError, SplitError, listed
+from breakhis_pl.data.dataset import Dataset, ImageRecord, Subset
+from breakhis_pl.errors import DataError, join_truncated
 
 CLASS_NAMES = ("benign", "malignant")
 """The classes in the order of their index everywhere: logits, columns, rows of the confusion matrix."""
@@ -22,17 +27,9 @@ MAGNIFICATIONS = (40, 100, 200, 400)
 FOLDS = (1, 2, 3, 4, 5)
 
 
-class Subset(StrEnum):
-    """The part of a split that an image belongs to."""
-
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-
-
 @dataclass(frozen=True, slots=True)
 class Subtype:
-    """A tumor type: its letters in file names, its name, the archive's folder, its class."""
+    """Tumor type: letters in file names, name, folder in the archive, class."""
 
     code: str
     name: str
@@ -57,7 +54,7 @@ SUBTYPES = MappingProxyType(
 )
 
 TASKS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({"binary": CLASS_NAMES, "subtype": tuple(SUBTYPES)})
-"""What a network tells apart, by `task`: classes in the order of their index."""
+"""Classes by `task`, in the order of their index."""
 
 PUBLISHED_COUNTS = MappingProxyType(
     {
@@ -76,22 +73,18 @@ PUBLISHED_COUNTS = MappingProxyType(
 IMAGE_SIZE = (700, 460)
 """Width and height of the original images in pixels."""
 
-FILE_NAME_FORM = (
-    "SOB_<B or M>_<subtype>-<year>-<slide>-<magnification>-<number>.png, as in SOB_B_TA-14-13200-40-001.png"
-)
-
 _FILE_NAME = re.compile(
-    r"(?P<patient>SOB_(?P<class_letter>[BM])_(?P<subtype>[A-Z]{1,2})-(?P<case>[0-9]{2}-[0-9]+)[A-Z]{0,2})"
-    r"-(?P<magnification>40|100|200|400)-(?P<number>[0-9]{3})\.png"
+    r"(?P<stem>(?P<patient>SOB_(?P<class_letter>[BM])_(?P<subtype>[A-Z]{1,2})-(?P<case>[0-9]{2}-[0-9]+)[A-Z]{0,2})"
+    r"-(?P<magnification>40|100|200|400)-[0-9]{3})\.(?i:png)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ImageName:
-    """What the name of a BreakHis image says.
+    """Content of the name of a BreakHis image.
 
     Attributes:
-        file_name: Name of the file, without folders.
+        file_name: Name of the file, without folders, with the suffix in lower case.
         class_name: "benign" or "malignant".
         subtype: Code of the tumor type, a key of `SUBTYPES`.
         patient: The authors' unit: class, subtype, year and slide number, "SOB_B_TA-14-13200".
@@ -112,15 +105,15 @@ class ImageName:
         return CLASS_NAMES.index(self.class_name)
 
     def target_of(self, task: str) -> int:
-        """Index of what a network of this task should say, in `TASKS[task]`."""
+        """Return the index in `TASKS[task]`."""
         return self.target if task == "binary" else TASKS[task].index(self.subtype)
 
 
 def parse_file_name(file_name: str) -> ImageName:
-    """What a BreakHis file name says.
+    """Parse the name of a BreakHis image.
 
     Raises:
-        FileNameError: If the name does not follow the grammar, or its class and its subtype contradict each other.
+        DataError: If the name is malformed, or its class and its subtype contradict each other.
 
     Example:
         >>> parse_file_name("SOB_B_A-14-22549AB-40-001.png").case
@@ -128,14 +121,21 @@ def parse_file_name(file_name: str) -> ImageName:
     """
     match = _FILE_NAME.fullmatch(file_name)
     if match is None:
-        raise FileNameError(f"{file_name!r} is no BreakHis name; expected {FILE_NAME_FORM}")
+        raise DataError(
+            f"{file_name!r}: is not a BreakHis name; expected SOB_<B or M>_<subtype>-<year>-<slide>-<magnification>-"
+            "<number>.png, for example SOB_B_TA-14-13200-40-001.png"
+        )
     subtype = SUBTYPES.get(match["subtype"])
     if subtype is None:
-        raise FileNameError(f"{file_name!r} names the unknown subtype {match['subtype']}; expected {listed(SUBTYPES)}")
+        raise DataError(
+            f"{file_name!r}: has the unknown subtype {match['subtype']}; expected one of {', '.join(SUBTYPES)}"
+        )
     if subtype.class_name[0].upper() != match["class_letter"]:
-        raise FileNameError(f"{file_name!r} says {match['class_letter']}, but {subtype.code} is {subtype.class_name}")
+        raise DataError(
+            f"{file_name!r}: has class {match['class_letter']}, but subtype {subtype.code} is {subtype.class_name}"
+        )
     return ImageName(
-        file_name=file_name,
+        file_name=f"{match['stem']}.png",
         class_name=subtype.class_name,
         subtype=subtype.code,
         patient=match["patient"],
@@ -146,7 +146,7 @@ def parse_file_name(file_name: str) -> ImageName:
 
 @dataclass(frozen=True, slots=True)
 class OfficialPatient:
-    """A patient of the authors' lists.
+    """Patient in the authors' lists.
 
     Attributes:
         patient: As in `ImageName`.
@@ -161,10 +161,10 @@ class OfficialPatient:
 
 @cache
 def official_patients() -> MappingProxyType[str, OfficialPatient]:
-    """The 82 patients of the authors' five lists, by patient.
+    """Return the 82 patients of the authors' five lists, by patient.
 
     Source:
-        dsfold1.txt to dsfold5.txt of mkfold.tar.gz, 7,909 rows each; every patient lies on one side in each.
+        dsfold1.txt to dsfold5.txt of mkfold.tar.gz, 7,909 rows each; all images of a patient are in the same subset.
     """
     table = resources.files("breakhis_pl.data").joinpath("official_folds.csv").read_text(encoding="utf-8")
     return MappingProxyType(
@@ -180,21 +180,20 @@ def official_patients() -> MappingProxyType[str, OfficialPatient]:
 
 
 def official_subset(patient: str, fold: int) -> Subset:
-    """Subset of a patient in one of the authors' folds.
+    """Return the subset of a patient in one of the authors' folds.
 
     Raises:
-        SplitError: If the patient is in none of the authors' lists, or there is no such fold.
+        DataError: If the patient is in none of the authors' lists, or the fold does not exist.
     """
     if fold not in FOLDS:
-        raise SplitError(f"fold {fold} does not exist; the authors published folds {listed(FOLDS)}")
-    official = official_patients().get(patient)
-    if official is None:
-        raise SplitError(f"patient {patient} is in none of the authors' lists")
-    return official.subsets[fold]
+        raise DataError(f"data.fold={fold}: must be between 1 and 5")
+    if patient not in official_patients():
+        raise DataError(f"{patient}: is not a patient of the authors' lists; correct the file name or remove the file")
+    return official_patients()[patient].subsets[fold]
 
 
 def archive_folder(name: ImageName) -> str:
-    """Folder of an image inside the authors' archive, with "/" between its parts.
+    """Return the folder of an image in the authors' archive, with "/" between its parts.
 
     Example:
         >>> archive_folder(parse_file_name("SOB_B_TA-14-13200-40-001.png"))
@@ -203,3 +202,144 @@ def archive_folder(name: ImageName) -> str:
     slide = name.patient.replace("-", "_", 1)
     subtype = SUBTYPES[name.subtype]
     return f"BreaKHis_v1/histology_slides/breast/{name.class_name}/SOB/{subtype.folder}/{slide}/{name.magnification}X"
+
+
+class IndexedImage(NamedTuple):
+    """Path of an image and the content of its name."""
+
+    path: Path
+    name: ImageName
+
+
+def index_images(root: Path, magnifications: Collection[int]) -> tuple[IndexedImage, ...]:
+    """Find all images of some magnifications below a folder, sorted by file name.
+
+    The layout of the folder does not matter: labels are read from file names. Links are followed, hidden files ignored.
+
+    Args:
+        root: Folder to search for PNG files; all must have BreakHis names.
+        magnifications: Some of 40, 100, 200 and 400.
+
+    Raises:
+        DataError: If there are no images, or names are malformed, of unknown patients or duplicates.
+    """
+    images, faults = _index(root)
+    if faults:
+        raise _data_error(root, faults)
+    return tuple(image for image in images if image.name.magnification in magnifications)
+
+
+def check_complete(images: Iterable[IndexedImage], magnifications: Collection[int]) -> None:
+    """Check that the images are exactly the published ones, by class and by patient.
+
+    Raises:
+        DataError: If images are missing, or there are more than published.
+    """
+    faults = _compare_counts(images, magnifications)
+    if faults:
+        raise DataError("; ".join(faults))
+
+
+def open_breakhis(root: Path, *, task: str, magnifications: Sequence[int], require_complete: bool) -> Dataset:
+    """Open a folder of BreakHis images as a data set.
+
+    Args:
+        root: Folder that holds files with BreakHis names, at any depth.
+        task: A key of `TASKS`.
+        magnifications: Magnifications to use.
+        require_complete: Refuse a folder that does not hold exactly the published images.
+
+    Raises:
+        DataError: If the folder cannot be used, with all reasons.
+    """
+    found, faults = _index(root)
+    images = [image for image in found if image.name.magnification in magnifications]
+    differences = _compare_counts(images, magnifications)
+    present = sorted({name.magnification for _, name in found})
+    absent = [magnification for magnification in magnifications if magnification not in present]
+    if found and absent:
+        faults.append(f"no images at {_join(absent)}, only at {_join(present)}; set data.magnification to one of these")
+    elif found and differences and require_complete:
+        faults += [*differences, "download the archive, or set data.require_complete=false to use what is there"]
+    if faults:
+        raise _data_error(root, faults)
+    classes = TASKS[task]
+    return Dataset(
+        records=tuple(
+            ImageRecord(path, name.file_name, name.target_of(task), name.patient, name.case, name.magnification)
+            for path, name in images
+        ),
+        classes=classes,
+        parents=tuple(CLASS_NAMES.index(SUBTYPES[code].class_name) for code in classes) if task == "subtype" else None,
+        parent_classes=CLASS_NAMES,
+        is_complete=not differences,
+        n_published=sum(PUBLISHED_COUNTS[m, name] for m in magnifications for name in CLASS_NAMES),
+        description=_describe(images, magnifications),
+        is_synthetic=False,
+        official_subset=lambda record, fold: official_subset(record.patient, fold),
+    )
+
+
+def _index(root: Path) -> tuple[list[IndexedImage], list[str]]:
+    """Return all images below a folder, sorted by name, and the faults of their names."""
+    if not root.is_dir():
+        raise DataError(
+            f"data.root={root}: is not a folder; set data.root to the folder that holds BreaKHis_v1, run "
+            "`python -m breakhis_pl.data.download`, or try data=synthetic"
+        )
+    images: list[IndexedImage] = []
+    malformed: list[str] = []
+    for path in sorted(glob.glob("**/*.[pP][nN][gG]", root_dir=root, recursive=True)):  # noqa: PTH207 - follows links
+        try:
+            images.append(IndexedImage(root / path, parse_file_name(Path(path).name)))
+        except DataError as error:
+            malformed.append(str(error) if not malformed else path)
+    images.sort(key=lambda image: image.name.file_name)
+    counts = Counter(name.file_name for _, name in images)
+    duplicates = sorted(name for name, n in counts.items() if n > 1)
+    unknown = sorted({name.patient for _, name in images} - official_patients().keys())
+    faults = []
+    if malformed:
+        faults.append(f"{len(malformed)} PNG files without a BreakHis name: {join_truncated(malformed, 3)}")
+    if duplicates:
+        faults.append(f"{len(duplicates)} file names occur more than once: {join_truncated(duplicates, 3)}")
+    if unknown:
+        faults.append(f"{len(unknown)} patients that are not in the authors' lists: {join_truncated(unknown, 3)}")
+    if not images and not malformed:
+        faults.append("no BreakHis images; run `python -m breakhis_pl.data.download`, or try data=synthetic")
+    return images, faults
+
+
+def _compare_counts(images: Iterable[IndexedImage], magnifications: Collection[int]) -> list[str]:
+    """Return how images differ from the published ones: counts of classes, then of patients."""
+    names = [name for _, name in images]
+    found = Counter((name.class_name, name.magnification) for name in names)
+    found.update((name.patient, name.magnification) for name in names)
+    published = {(name, m): n for (m, name), n in PUBLISHED_COUNTS.items()}
+    published |= {(each.patient, m): n for each in official_patients().values() for m, n in each.n_images.items()}
+    texts = [
+        f"{name} at {m}X ({found[name, m]:,} of {published.get((name, m), 0):,})"
+        for name, m in dict.fromkeys([*published, *found])
+        if m in magnifications and found[name, m] != published.get((name, m), 0)
+    ]
+    return [f"images missing or too many: {join_truncated(texts)}"] if texts else []
+
+
+def _describe(images: Sequence[IndexedImage], magnifications: Sequence[int]) -> str:
+    """Return the numbers of images and patients, found and published."""
+    by_class = Counter(name.class_name for _, name in images)
+    published = {name: sum(PUBLISHED_COUNTS[m, name] for m in magnifications) for name in CLASS_NAMES}
+    classes = ", ".join(f"{by_class[name]:,} of {published[name]:,} {name}" for name in CLASS_NAMES)
+    n_patients = sum(any(each.n_images[m] for m in magnifications) for each in official_patients().values())
+    return (
+        f"{len(images):,} of {sum(published.values()):,} images at {_join(sorted(magnifications))} ({classes}) "
+        f"of {len({name.patient for _, name in images})} of {n_patients} patients"
+    )
+
+
+def _join(magnifications: Iterable[int]) -> str:
+    return ", ".join(f"{magnification}X" for magnification in magnifications)
+
+
+def _data_error(root: Path, faults: Iterable[str]) -> DataError:
+    return DataError(f"data.root={root}: " + "\n  ".join(faults))

@@ -1,202 +1,243 @@
-"""Fetches BreakHis from its authors, unpacks it and checks it: `python -m breakhis_pl.data.download`.
+"""Download BreakHis from its authors, unpack it and check it: `python -m breakhis_pl.data.download`.
 
 Source:
     https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/
 """
 
 import argparse
-import math
-import os
-import signal
+import gzip
+import shutil
+import stat
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import NoReturn
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
-from breakhis_pl.data.archive import FOLDER_NAME, remove_leftovers, unpack_archive
-from breakhis_pl.data.breakhis import MAGNIFICATIONS
-from breakhis_pl.data.fetch import ARCHIVE_NAME, download_archive, partial_bytes
-from breakhis_pl.data.index import check_complete, index_images
-from breakhis_pl.data.lock import only_process
-from breakhis_pl.data.progress import size_text, write_line
-from breakhis_pl.errors import BreakHisError, IncompleteDataError
+import filelock
+import httpx
+from tqdm import tqdm
 
-__all__ = ["DEFAULT_URL", "download_archive", "main", "unpack_archive"]
+from breakhis_pl.errors import BreakHisError, DataError, DownloadError
 
-DEFAULT_URL = "http://www.inf.ufpr.br/vri/databases/BreaKHis_v1.tar.gz"
+URL = "http://www.inf.ufpr.br/vri/databases/BreaKHis_v1.tar.gz"
+FOLDER_NAME = "BreaKHis_v1"
+ARCHIVE_NAMES = ("BreaKHis_v1.tar.gz", "BreaKHis_v1.tar", "BreaKHis_v1.zip", "archive.zip")
+"""Archives in the target folder that replace a download: the authors', gunzipped, and Kaggle's (archive.zip)."""
 
-MAX_TIMEOUT_S = 3600.0
+MAX_FAILURES = 5  # attempts in a row without further bytes
+RETRY_WAIT_S = 2.0
+UNPACKED_FACTOR = 1.1  # unpacked size over archive size, rounded up: PNG files hardly compress further
 
-LICENSE_AND_CITATION = """\
-BreakHis is published under CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/). Whoever uses it cites:
+LICENSE = """\
+BreakHis is published under CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/). Cite it as:
   Spanhol, Oliveira, Petitjean, Heutte: A Dataset for Breast Cancer Histopathological Image Classification.
-  IEEE Transactions on Biomedical Engineering 63(7), 1455-1462, 2016, doi:10.1109/TBME.2015.2496264
-"""
+  IEEE Transactions on Biomedical Engineering 63(7), 1455-1462, 2016, doi:10.1109/TBME.2015.2496264"""
 
-
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM came; what Ctrl-C cleans up is cleaned up then, too."""
+# Errors of the address or the proxy settings, which another attempt would repeat.
+_INVALID = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, ValueError, ImportError)
+# What tarfile and zipfile raise on damaged archives. RuntimeError: an encrypted ZIP file.
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error),
+    *(EOFError, ValueError, OverflowError, RuntimeError),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command, and returns its exit status: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
-    options = _parser().parse_args(argv)
+    """Run the command and return its exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m breakhis_pl.data.download",
+        description="Download BreakHis (7,909 images, about 4 GB, 9 GB of free disk space), unpack it and check it. "
+        "The same command resumes an interrupted download.",
+    )
+    parser.add_argument("--to", type=Path, default=Path("data"), help="folder to put BreaKHis_v1 in (default: data)")
+    parser.add_argument("--url", default=URL, help="address of the archive (default: %(default)s)")
+    parser.add_argument(
+        "--archive",
+        type=Path,
+        help=f"local tar or ZIP file to unpack (default: {' or '.join(ARCHIVE_NAMES)} in --to, if present)",
+    )
+    parser.add_argument("--keep-archive", action="store_true", help="keep the downloaded archive")
+    options = parser.parse_args(argv)
     try:
-        with _sigterm_as_exception():
-            _make_available(options)
-    except KeyboardInterrupt as stop:
-        write_line(f"\ninterrupted; the same command goes on{_from_where(options.to)}")
-        return 128 + (signal.SIGTERM if isinstance(stop, _TerminatedError) else signal.SIGINT)
-    except BreakHisError as error:
-        write_line(str(error))
-        return 1
-    except OSError as error:
-        write_line(f"cannot use {options.to} ({error}); mend that, or choose another folder with --to")
+        _prepare(options.to, url=options.url, archive=options.archive, keep_archive=options.keep_archive)
+    except KeyboardInterrupt:
+        tqdm.write("\ninterrupted; run the same command again to resume", file=sys.stderr)
+        return 130
+    except (BreakHisError, OSError) as error:
+        hint = "" if isinstance(error, BreakHisError) else "; correct this, or choose another folder with --to"
+        tqdm.write(f"{error}{hint}", file=sys.stderr)
         return 1
     return 0
 
 
-@contextmanager
-def _sigterm_as_exception() -> Iterator[None]:
-    def stop(*_: object) -> NoReturn:
-        raise _TerminatedError
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _from_where(to: Path) -> str:
-    try:
-        kept = partial_bytes(to)
-    except OSError:
-        return ""
-    return f" from {size_text(kept)}" if kept > 0 else ""
-
-
-def _make_available(options: argparse.Namespace) -> None:
-    if _is_complete_already(options.to):
-        return
-    with only_process(options.to):
-        if _is_complete_already(options.to):  # another process had it and has ended meanwhile
-            return
-        _write_out(LICENSE_AND_CITATION)
-        remove_leftovers(options.to)
-        _fetch_and_unpack(options)
-
-
-def _fetch_and_unpack(options: argparse.Namespace) -> None:
-    archive = options.to / ARCHIVE_NAME
-    n_images = 0
-
-    def check(unpacked: Path) -> None:
-        nonlocal n_images
-        try:
-            n_images = _count_complete(unpacked)
-        except BreakHisError as error:
-            raise IncompleteDataError(
-                f"{_fault(error, unpacked)}\n{archive} is not the published archive; nothing was unpacked; remove it, "
-                "and choose a mirror with --url"
-            ) from error
-
-    was_there = archive.exists()
-    download_archive(options.url, options.to, sha256=options.sha256, timeout_s=options.timeout)
-    folder = unpack_archive(archive, options.to, check=check)
-    if was_there or options.keep_archive:
-        _write_out(f"{archive} is kept; it is not needed any more\n")
-    else:
-        archive.unlink()
-    _write_out(f"all {n_images:,} images are in {folder}; train with data.root={options.to}\n")
-
-
-def _is_complete_already(to: Path) -> bool:
-    """Whether all images are below a folder, in the archive's folders or others.
+def count_images(root: Path) -> int:
+    """Check that exactly the published images are below a folder, and return their number.
 
     Raises:
-        IncompleteDataError: If BreaKHis_v1 is there, but is not complete.
+        DataError: If images are missing, unknown or duplicate.
     """
-    folder = to / FOLDER_NAME
-    if not to.exists():
-        return False
-    has_folder = os.path.lexists(folder)
-    try:
-        n_images = _count_complete(folder if has_folder else to)
-    except BreakHisError as error:
-        if not has_folder:
-            return False
-        raise IncompleteDataError(
-            f"{_fault(error, folder)}\n{folder} is left as it is; move it away and run the same command again "
-            "to get it complete"
-        ) from error
-    _write_out(f"all {n_images:,} images are below {to} already; nothing to fetch\n")
-    return True
+    from breakhis_pl.data.breakhis import MAGNIFICATIONS  # noqa: PLC0415
+    from breakhis_pl.data.index import check_complete, index_images  # noqa: PLC0415
 
-
-def _count_complete(root: Path) -> int:
-    """Number of images below a folder that holds exactly the published ones."""
     records = index_images(root, MAGNIFICATIONS)
     check_complete(records, MAGNIFICATIONS)
     return len(records)
 
 
-def _fault(error: BreakHisError, folder: Path) -> str:
-    """What is wrong with a folder, without the ways out that help those who train."""
-    text, _, _ = str(error).partition("\nrun `python -m ")
-    text, _, _ = text.partition("; set data.root to ")
-    return text.replace(str(folder), FOLDER_NAME)
-
-
-def _write_out(text: str) -> None:
-    """Writes to standard output; what its encoding does not know, as file names may hold, is written as an escape."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
-
-
-def _seconds(text: str) -> float:
+def _prepare(to: Path, *, url: str, archive: Path | None, keep_archive: bool) -> None:
+    folder = to / FOLDER_NAME
+    if to.is_dir():
+        try:
+            n_images = count_images(folder if folder.exists() else to)
+            tqdm.write(f"all {n_images:,} images are already in {to}; nothing to download")
+            return
+        except DataError as error:
+            if folder.exists():
+                raise DownloadError(f"{error}\n{folder} is incomplete; move it away and try again") from error
+    tqdm.write(LICENSE)
+    to.mkdir(parents=True, exist_ok=True)
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= MAX_TIMEOUT_S:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0, at most {MAX_TIMEOUT_S:.0f}")
-    return seconds
+        with filelock.FileLock(to / f".{FOLDER_NAME}.lock", timeout=0):
+            local = archive or next((to / name for name in ARCHIVE_NAMES if (to / name).is_file()), None)
+            packed = local or download_archive(url, to)
+            unpack_archive(packed, to)
+            n_images = count_images(folder)
+            if local is None and not keep_archive:
+                packed.unlink()
+    except filelock.Timeout:
+        raise DownloadError(f"{to} is in use by another download; wait for it, or choose another --to") from None
+    tqdm.write(f"all {n_images:,} images are in {folder}; train with data.root={to}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m breakhis_pl.data.download",
-        description="Fetch BreakHis (7,909 images, about 4 GB, 9 GB free disk needed), unpack it and check it. "
-        "A download that was cut off goes on where it ended when the same command runs again. "
-        f"An archive got elsewhere is used if it lies in the folder as {ARCHIVE_NAME}.",
-    )
-    parser.add_argument(
-        "--to", type=Path, default=Path("data"), help="folder to put BreaKHis_v1 in (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--url", default=DEFAULT_URL, help="address of the archive, http or https (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--sha256", help="checksum that the archive must have, 64 hexadecimal digits (default: not checked)"
-    )
-    parser.add_argument(
-        "--keep-archive", action="store_true", help="keep the archive after unpacking (default: remove it)"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="time without a byte after which to connect again (default: %(default)s)",
-    )
-    return parser
+def download_archive(url: str, to: Path) -> Path:
+    """Download the archive into a folder, resuming an interrupted download, and return its path.
+
+    Until it is complete, the file is called `<name>.part`; `<name>.part.etag` holds the server's validator of it.
+
+    Raises:
+        DownloadError: If the address is invalid, the server refuses, the connection keeps failing or the disk is full.
+    """
+    archive = to / ARCHIVE_NAMES[0]
+    part = to / f"{archive.name}.part"
+    n_failures, largest = 0, 0
+    while True:
+        try:
+            _request_missing_bytes(url, part)
+            break
+        except _INVALID as error:
+            raise DownloadError(f"{url}: {error}; check the address (--url) and the proxy settings") from error
+        except httpx.TransportError as error:
+            reason = str(error) or type(error).__name__
+            size = part.stat().st_size if part.exists() else 0
+            n_failures, largest = (1, size) if size > largest else (n_failures + 1, largest)
+            if n_failures == MAX_FAILURES:
+                raise DownloadError(
+                    f"{url}: {reason} ({n_failures} attempts); run the same command again to resume, or download the "
+                    f"archive first: curl -L -C - -o {archive} {url}"
+                ) from error
+            tqdm.write(f"{reason}; trying again", file=sys.stderr)
+            time.sleep(RETRY_WAIT_S * n_failures)
+    part.replace(archive)
+    part.with_name(f"{part.name}.etag").unlink(missing_ok=True)
+    return archive
+
+
+def _request_missing_bytes(url: str, part: Path) -> None:
+    """Request the missing bytes of a partial download and append them, or start over if it cannot be resumed.
+
+    Source:
+        RFC 9110, sections 13.1.5 (If-Range takes a strong ETag or a date) and 14 (range requests).
+    """
+    sidecar = part.with_name(f"{part.name}.etag")
+    validator = sidecar.read_text() if sidecar.exists() else ""
+    start = part.stat().st_size if validator and part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={start}-", "If-Range": validator} if start > 0 else {}
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=30.0) as response:
+        code, content_range = response.status_code, response.headers.get("Content-Range", "")
+        etag = response.headers.get("ETag", "W/")
+        found = response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
+        continues = content_range.startswith(f"bytes {start}-") and found in ("", validator)
+        if code == 416 or (code == 206 and not continues):
+            sidecar.unlink(missing_ok=True)
+            raise httpx.RemoteProtocolError(f"the server cannot resume at byte {start:,}")
+        if response.is_server_error or code in (408, 429):
+            raise httpx.RemoteProtocolError(f"the server responded {code} {response.reason_phrase}")
+        kind = response.headers.get("Content-Type", "")
+        if code not in (200, 206) or kind.startswith("text/html"):
+            raise DownloadError(f"{url}: the server responded {code} {kind}; check the address, or change --url")
+        start = start if code == 206 else 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        if total is not None:
+            _check_free_space(part.parent, total - start + int(UNPACKED_FACTOR * total))
+        interval_s = 0.1 if sys.stderr.isatty() else 30.0  # few lines in a log file
+        with (
+            part.open("ab" if start > 0 else "wb") as file,
+            tqdm(desc="download", total=total, initial=start, unit="B", unit_scale=True, mininterval=interval_s) as bar,
+        ):
+            if start == 0:
+                sidecar.write_text(found)
+            for chunk in response.iter_raw():
+                bar.update(file.write(chunk))
+
+
+def _check_free_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DownloadError(
+            f"{folder} has {free / 1e9:.1f} GB of free disk space, {needed / 1e9:.1f} GB are needed; "
+            "free some, or choose a folder on another disk with --to"
+        )
+
+
+def unpack_archive(archive: Path, to: Path) -> Path:
+    """Unpack a tar or ZIP file of BreakHis completely or not at all, and return the folder BreaKHis_v1.
+
+    Raises:
+        DownloadError: If the archive is damaged or unsafe, holds no folder BreaKHis_v1, or the disk is full.
+    """
+    _check_free_space(to, int(UNPACKED_FACTOR * archive.stat().st_size))
+    folder, temporary = to / FOLDER_NAME, to / f".{FOLDER_NAME}.unpacking"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir()
+    try:
+        extract = _extract_zip if zipfile.is_zipfile(archive) else _extract_tar
+        extract(archive, temporary)
+        if not (temporary / FOLDER_NAME).is_dir():
+            raise tarfile.ReadError(f"no folder {FOLDER_NAME} in it")
+        (temporary / FOLDER_NAME).rename(folder)
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0]
+        raise DownloadError(
+            f"{archive} is damaged, unsafe or not BreakHis ({reason}); nothing was unpacked; "
+            "complete or remove it, and run the command again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _extract_tar(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as packed:
+        for member in tqdm(packed, desc="unpack", unit=" files", mininterval=1.0):
+            if not (member.isfile() or member.isdir()):
+                raise tarfile.FilterError(f"{member.name!r} is neither a file nor a folder")
+            packed.extract(member, folder, filter="data")
+        while packed.fileobj is not None and packed.fileobj.read(1 << 20):
+            pass  # up to the end, where gzip checks the sum
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as packed:
+        for member in tqdm(packed.infolist(), desc="unpack", unit=" files", mininterval=1.0):
+            path = PurePosixPath(member.filename.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16):
+                raise zipfile.BadZipFile(f"{member.filename!r} is a link or outside of the folder")
+            packed.extract(member, folder)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from breakhis_pl.evaluation.metrics import evaluate
 from breakhis_pl.evaluation.predictions import Predictions
 from breakhis_pl.evaluation.scores import CLIP, log_loss
 from breakhis_pl.evaluation.texts import quoted
-from breakhis_pl.files import write_text
+from breakhis_pl.run_folder import write_text
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -255,7 +255,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
         path: The file to write, calibration.json; its folder exists.
         calibration: What to write.
     """
-    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n", lasting=True)
+    write_text(path, json.dumps(asdict(calibration), indent=2, allow_nan=False) + "\n")
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -299,7 +299,7 @@ def calibration_from(document: object) -> Calibration:
 
 def _damaged(path: Path, fault: str) -> RunFolderError:
     return RunFolderError(
-        f"{path} is damaged: {fault}; fit again with `python evaluate.py run=<its folder> calibrate=true`, which takes "
+        f"{path} is damaged: {fault}; fit again with `uv run evaluate.py run=<its folder> calibrate=true`, which takes "
         "a run with data.val_fraction above 0, because nothing is fitted on train or test images"
     )
 

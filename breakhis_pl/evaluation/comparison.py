@@ -19,7 +19,7 @@ from breakhis_pl.evaluation.pages import Picture
 from breakhis_pl.evaluation.paired import PairedComparison, compare_runs, distinct_names
 from breakhis_pl.evaluation.repetitions import Repetitions, over_folds
 from breakhis_pl.evaluation.run_summary import METRIC_KEYS, RunSummary, is_run_folder, summarize_run
-from breakhis_pl.files import write_text, written_aside
+from breakhis_pl.run_folder import write_text, atomic_write
 
 FOREST = "forest.png"
 
@@ -198,6 +198,6 @@ def _write_forest(path: Path, runs: Sequence[RunSummary], comparisons: Sequence[
         path.unlink(missing_ok=True)
         return None
     png = figure_png(figure)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(png)
     return picture_of_png(png, figure, alt=difference_figure_text(comparisons))

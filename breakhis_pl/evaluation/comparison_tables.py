@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.errors import listed
+from breakhis_pl.errors import join_truncated
 from breakhis_pl.evaluation.conclusions import metric_name
 from breakhis_pl.evaluation.difference_tables import difference_section, report_section
 from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
@@ -60,7 +60,7 @@ def figure_warning(runs: Sequence[RunSummary]) -> str | None:
     synthetic = [run for run in runs if run.is_synthetic]
     incomplete = [run for run in runs if run.is_complete is False and not run.is_synthetic]
     lines = [
-        heading if len(concerned) == len(runs) else f"{heading}: {listed(one_line(run.name) for run in concerned)}"
+        heading if len(concerned) == len(runs) else f"{heading}: {join_truncated(one_line(run.name) for run in concerned)}"
         for heading, concerned in ((SYNTHETIC_NOTE, synthetic), (INCOMPLETE_NOTE, incomplete))
         if concerned
     ]
@@ -85,12 +85,12 @@ def _warnings(runs: Sequence[RunSummary]) -> Warnings:
     warnings = []
     synthetic = [run.name for run in runs if run.is_synthetic]
     if synthetic:
-        which = "These numbers" if len(synthetic) == len(runs) else f"The numbers of {listed(map(named, synthetic))}"
+        which = "These numbers" if len(synthetic) == len(runs) else f"The numbers of {join_truncated(map(named, synthetic))}"
         warnings.append(("Synthetic images, no tissue.", f"{which} say nothing about pathology."))
     incomplete = [run.name for run in runs if run.is_complete is False and not run.is_synthetic]
     if incomplete:
         missing = "Images are missing; results are not comparable with published ones"
-        warnings.append(("Incomplete archive.", f"{missing} ({listed(incomplete)})."))
+        warnings.append(("Incomplete archive.", f"{missing} ({join_truncated(incomplete)})."))
     return warnings
 
 
@@ -243,7 +243,7 @@ def _group_name(group: Repetitions) -> str:
     head = "mean \N{PLUS-MINUS SIGN} sd"
     if len(group.folds) > 1:
         return f"{head} over {len(group.folds)} folds: {group.name}"
-    return f"{head}, n = {len(group.runs)}: {listed(run.name for run in group.runs)}"
+    return f"{head}, n = {len(group.runs)}: {join_truncated(run.name for run in group.runs)}"
 
 
 def _spread_cell(group: Repetitions, metric: str) -> str | None:

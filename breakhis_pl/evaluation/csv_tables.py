@@ -24,7 +24,7 @@ def read_header_and_rows(path: Path) -> tuple[list[str], Iterator[tuple[int, lis
         OSError: If the file cannot be read.
         DamagedFileError: If it is no table; the rows raise it where they cease to be one.
     """
-    text = text_of(path, encoding="utf-8-sig", errors="surrogateescape")
+    text = text_of(path, encoding="utf-8-sig")
     rows = _numbered(text)
     _, header = next(rows, (1, []))
     if len(header) > MOST_COLUMNS:

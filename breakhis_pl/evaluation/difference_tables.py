@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 from matplotlib.figure import Figure
 
-from breakhis_pl.errors import listed
+from breakhis_pl.errors import join_truncated
 from breakhis_pl.evaluation.conclusions import (
     conclusions,
     is_shown,
@@ -79,7 +79,7 @@ def difference_figure_text(comparisons: Sequence[PairedComparison]) -> str:
     )
     pairs = "1 pair" if len(drawn) == 1 else f"{len(drawn)} pairs"
     name = metric_name(MAIN_METRIC)
-    return f"Differences of {name} of {pairs} of runs with 95 % intervals, and a line at 0: {listed(rows)}."
+    return f"Differences of {name} of {pairs} of runs with 95 % intervals, and a line at 0: {join_truncated(rows)}."
 
 
 def difference_section(
@@ -126,7 +126,7 @@ def report_section(runs: Sequence[RunSummary]) -> list[Section]:
     ]
     others = [run for run in comparable if not has_the_reports_images(run)]
     if others:
-        names = listed(f"{run.name}: {number_cell(run.n_test_images, '{:,}') or 'unknown'}" for run in others)
+        names = join_truncated(f"{run.name}: {number_cell(run.n_test_images, '{:,}') or 'unknown'}" for run in others)
         which = f"The test images are not the report's {N_REPORT_TEST_IMAGES} ({names})"
         notes.insert(0, f"{which}: the comparison is indicative only.")
     tables = [_report_table(comparable, published), _literature_table()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from breakhis_pl.errors import ConfigurationError, PredictionsError, ShapeError, listed
+from breakhis_pl.errors import ConfigurationError, PredictionsError, ShapeError, join_truncated
 from breakhis_pl.evaluation.case_table import tabulate_cases
 from breakhis_pl.evaluation.intervals import METRIC_RANGES, N_DRAWS, UNIT_RANGE, check_case_count, draw_cases
 from breakhis_pl.evaluation.predictions import Predictions
@@ -93,12 +93,12 @@ def paired_differences(
     unknown = [metric for metric in metrics if metric not in values_a]
     if unknown:
         raise ConfigurationError(
-            f"metric {listed(unknown)} does not exist; expected one of {listed(values_a, len(values_a))}"
+            f"metric {join_truncated(unknown)} does not exist; expected one of {join_truncated(values_a, len(values_a))}"
         )
     undefined = [metric for metric in metrics if np.isnan(values_a[metric][0] + values_b[metric][0])]
     if undefined:
         raise PredictionsError(
-            f"{listed(undefined)} is not defined for these images: a class has no image or is never predicted; "
+            f"{join_truncated(undefined)} is not defined for these images: a class has no image or is never predicted; "
             "compare another metric"
         )
     draws_a, draws_b = (table.metrics(weights) for table in tables)
@@ -143,7 +143,7 @@ def align(predictions: Predictions, reference: Predictions) -> Predictions:
     row_of_image = {image: row for row, image in enumerate(predictions.image)}
     differing = row_of_image.keys() ^ set(reference.image)
     if differing:
-        images = listed(map(named, sorted(differing)))
+        images = join_truncated(map(named, sorted(differing)))
         raise PredictionsError(f"{images}: in one table only; expected the same images in both")
     aligned = predictions.take(np.array([row_of_image[image] for image in reference.image], dtype=np.int64))
     other = [
@@ -152,7 +152,7 @@ def align(predictions: Predictions, reference: Predictions) -> Predictions:
         if aligned.target[row] != reference.target[row] or aligned.case[row] != reference.case[row]
     ]
     if other:
-        images = listed(map(named, other))
+        images = join_truncated(map(named, other))
         raise PredictionsError(f"{images}: of another class or case in the other table; expected the same truth")
     return aligned
 
@@ -208,7 +208,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     wrong = [p for p in p_values if not 0 <= p <= 1]
     if wrong:
-        raise ConfigurationError(f"{listed(wrong)} is no p-value; expected numbers between 0 and 1")
+        raise ConfigurationError(f"{join_truncated(wrong)} is no p-value; expected numbers between 0 and 1")
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

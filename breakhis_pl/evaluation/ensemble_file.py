@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.data.dataset import Subset
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.json_values import count_at, flag_at, json_object, object_at, text_at, value_at
 from breakhis_pl.evaluation.texts import quoted
-from breakhis_pl.files import write_text
+from breakhis_pl.run_folder import write_text
 
 ENSEMBLE_JSON = "ensemble.json"
 """In the folder of an ensemble, beside its predictions.csv."""

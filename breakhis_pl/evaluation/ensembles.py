@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from breakhis_pl.data.breakhis import CLASS_NAMES, Subset
-from breakhis_pl.errors import PredictionsError, RunFolderError, listed
+from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.dataset import Subset
+from breakhis_pl.errors import PredictionsError, RunFolderError, join_truncated
 from breakhis_pl.evaluation.comparison import run_folders, write_summaries
 from breakhis_pl.evaluation.comparison_tables import figure_warning
 from breakhis_pl.evaluation.differences import align
@@ -74,7 +75,7 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
     out.mkdir(parents=True, exist_ok=True)
     write_ensemble_json(out, ensemble)
     write_results(out, rows, subset=Subset.TEST.value, title=_title(ensemble), note=figure_warning(summaries))
-    names = listed(named(each.name) for each in summaries)
+    names = join_truncated(named(each.name) for each in summaries)
     lead = f"{NAME}: the mean of the probabilities of {names}, from their {place}/{PREDICTIONS_CSV}."
     return write_summaries(out, [summarize_run(out, name=NAME), *summaries], lead=lead)
 
@@ -125,18 +126,18 @@ def read_members(folders: Sequence[Path], *, tta: str = "none") -> list[Member]:
     """
     ensembles = [folder for folder in folders if is_ensemble_folder(folder)]
     if ensembles:
-        raise PredictionsError(f"{listed(ensembles)} is an ensemble itself; name its members")
+        raise PredictionsError(f"{join_truncated(ensembles)} is an ensemble itself; name its members")
     runs = [run for run in run_folders(folders) if not is_ensemble_folder(run)]
     if len(runs) < 2:
         raise PredictionsError(
-            f"{listed(runs)} is one run; an ensemble needs two or more: 'runs=[<run folder>,<run folder>]'"
+            f"{join_truncated(runs)} is one run; an ensemble needs two or more: 'runs=[<run folder>,<run folder>]'"
         )
     names = distinct_names(runs)
     lacking = [run for run in runs if not (run / table_folder(tta) / PREDICTIONS_CSV).is_file()]
     if lacking:
-        command = f"python evaluate.py run={lacking[0]}" + ("" if tta == "none" else f" tta={tta}")
+        command = f"uv run evaluate.py run={lacking[0]}" + ("" if tta == "none" else f" tta={tta}")
         raise RunFolderError(
-            f"no {table_folder(tta)}/{PREDICTIONS_CSV} in {listed(lacking)}; write it with `{command}`, or leave the "
+            f"no {table_folder(tta)}/{PREDICTIONS_CSV} in {join_truncated(lacking)}; write it with `{command}`, or leave the "
             "run out: 'runs=[<run folder>,<run folder>]'"
         )
     members = {name: _member(name, run, table_folder(tta)) for name, run in zip(names, runs, strict=True)}
@@ -156,7 +157,7 @@ def _member(name: str, folder: Path, place: str) -> Member:
         raise RunFolderError(f"{folder}: {summary.error}; leave the run out")
     table = folder / place / PREDICTIONS_CSV
     if summary.predictions is None:
-        raise RunFolderError(f"{folder}: {listed(summary.damage)}")
+        raise RunFolderError(f"{folder}: {join_truncated(summary.damage)}")
     if not summary.metrics:
         raise RunFolderError(f"no metrics.json in {folder / place}; write it with `{command_for(table)}`")
     try:
@@ -183,10 +184,10 @@ def _check_together(members: Mapping[str, Member]) -> None:
         names_of.setdefault(member.checksum, []).append(name)
     twice = next((names for names in names_of.values() if len(names) > 1), None)
     if twice is not None:
-        raise PredictionsError(f"{listed(twice)} have the same {PREDICTIONS_CSV}, byte by byte; name each network once")
+        raise PredictionsError(f"{join_truncated(twice)} have the same {PREDICTIONS_CSV}, byte by byte; name each network once")
     kinds = {name: member.summary.is_synthetic for name, member in members.items()}
     if len(set(kinds.values())) > 1:
-        drawn = listed(name for name, kind in kinds.items() if kind)
+        drawn = join_truncated(name for name, kind in kinds.items() if kind)
         raise PredictionsError(f"the images of {drawn} are drawn, the others' are not; average runs on the same images")
     for name, member in others:
         _check_same_images(first, reference.predictions, name, member.predictions)
@@ -195,7 +196,7 @@ def _check_together(members: Mapping[str, Member]) -> None:
         seen = sorted(row.image for row in member.split if row.subset is not Subset.TEST and row.image in tested)
         if seen:
             raise PredictionsError(
-                f"by its split.csv, {name} was trained or validated on {listed(map(named, seen))}, which are among the "
+                f"by its split.csv, {name} was trained or validated on {join_truncated(map(named, seen))}, which are among the "
                 "test images; leave it out"
             )
 
@@ -203,7 +204,7 @@ def _check_together(members: Mapping[str, Member]) -> None:
 def _check_same_images(first: str, a: Predictions, second: str, b: Predictions) -> None:
     only_a, only_b = (sorted(set(x.image) - set(y.image)) for x, y in ((a, b), (b, a)))
     if only_a or only_b:
-        examples = listed(map(named, [*only_a[:2], *only_b[:2]]))
+        examples = join_truncated(map(named, [*only_a[:2], *only_b[:2]]))
         raise PredictionsError(
             f"the test images differ: {len(only_a):,} only in {first}, {len(only_b):,} only in {second} "
             f"(such as {examples}); average runs on the same images, those of one fold"

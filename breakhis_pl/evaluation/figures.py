@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from breakhis_pl.errors import ShapeError
-from breakhis_pl.files import written_aside
+from breakhis_pl.run_folder import atomic_write
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     The file appears whole or not at all; its folder is made if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(figure_png(figure))
 
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from breakhis_pl.data.breakhis import FOLDS, Subset, official_patients
-from breakhis_pl.errors import listed
+from breakhis_pl.data.breakhis import FOLDS, official_patients
+from breakhis_pl.data.dataset import Subset
+from breakhis_pl.errors import join_truncated
 from breakhis_pl.evaluation.conclusions import metric_name
 from breakhis_pl.evaluation.pages import Table
 from breakhis_pl.evaluation.published import FOLD_RESULTS, FoldResult
@@ -76,13 +77,13 @@ def _lack(group: Repetitions) -> str | None:
     lacks = []
     without = [fold for fold in FOLDS if fold not in group.folds]
     if without:
-        lacks.append(f"no result on fold {listed(map(str, without))}")
+        lacks.append(f"no result on fold {join_truncated(map(str, without))}")
         lacks += [f"{one_line(run.name)} is {_state(run)}" for run in group.others if run.fold in without]
     for fold in group.folds:
         seeds = {run.seed for run in group.of_fold(fold)}
         lacking = [seed for seed in group.seeds if seed not in seeds]
         if lacking:
-            lacks.append(f"fold {fold} without seed {listed(lacking)}")
+            lacks.append(f"fold {fold} without seed {join_truncated(lacking)}")
     return f"{group.name} is incomplete: {'; '.join(lacks)}." if lacks else None
 
 

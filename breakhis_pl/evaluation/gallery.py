@@ -8,6 +8,7 @@ nothing, then teal, green, and yellow where it is most.
 import io
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -20,14 +21,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES
-from breakhis_pl.errors import ConfigurationError, RunFolderError, ShapeError, listed
+from breakhis_pl.errors import ConfigurationError, RunFolderError, ShapeError, join_truncated
 from breakhis_pl.evaluation.figures import count_of_images
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.gallery_pictures import UInt8Array, check_pictures, save_picture
 from breakhis_pl.evaluation.json_values import is_number, json_document
 from breakhis_pl.evaluation.predictions import Predictions, subtype_of_patient
 from breakhis_pl.evaluation.texts import quoted
-from breakhis_pl.files import folder_aside
+from breakhis_pl.run_folder import atomic_folder
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -138,12 +139,12 @@ def write_gallery(
     check_pictures(len(chosen), pixels, shown)
     entries = [replace(entry, has_heat=heat is not None) for entry in chosen]
     gallery = folder / GALLERY
-    with folder_aside(gallery) as aside:
+    shutil.rmtree(gallery, ignore_errors=True)
+    with atomic_folder(gallery) as aside:
         for entry, image, map_ in zip(entries, pixels, shown, strict=True):
             save_picture(aside / Path(entry.file).name, image, map_ if entry.has_heat else None)
         content = json.dumps([asdict(entry) for entry in entries], indent=2, allow_nan=False)
         (aside / "gallery.json").write_text(content + "\n", encoding="utf-8")
-        _put_in_place(aside, gallery)
     return entries
 
 
@@ -165,7 +166,7 @@ def read_gallery(folder: Path) -> list[GalleryEntry]:
         entries = [_read_entry(folder, facts) for facts in content]
         twice = [name for name, n in Counter(entry.file for entry in entries).items() if n > 1]
         if twice:
-            raise DamagedFileError(f"{listed(twice)} is there more than once")
+            raise DamagedFileError(f"{join_truncated(twice)} is there more than once")
     except DamagedFileError as damage:
         raise RunFolderError(
             f"{path} is damaged: {damage}; expected what a run wrote there, evaluate the run again or delete the folder"
@@ -295,14 +296,6 @@ def _percent(probability: float) -> str:
     return ">99.9%" if probability > 0.9995 else f"{probability:.1%}"
 
 
-def _put_in_place(aside: Path, gallery: Path) -> None:
-    """Renames a finished gallery; an older one in its place is moved away first."""
-    if gallery.exists():
-        with folder_aside(gallery) as away:
-            gallery.replace(away / "older")
-    aside.replace(gallery)
-
-
 def _read_entry(folder: Path, facts: object) -> GalleryEntry:
     """An entry of gallery.json.
 
@@ -318,11 +311,11 @@ def _read_entry(folder: Path, facts: object) -> GalleryEntry:
     not_texts = {"prob_malignant", "has_heat"}
     wrong = [name for name, value in facts.items() if name not in not_texts and not isinstance(value, str)]
     if wrong:
-        raise DamagedFileError(f"{listed(wrong)} of {quoted(facts, longest=200)} should be texts")
+        raise DamagedFileError(f"{join_truncated(wrong)} of {quoted(facts, longest=200)} should be texts")
     entry = GalleryEntry(**facts)
     for value, possible in ((entry.kind, KINDS), (entry.target, CLASS_NAMES), (entry.predicted, CLASS_NAMES)):
         if value not in possible:
-            raise DamagedFileError(f"{quoted(value)} is none of {listed(possible)}")
+            raise DamagedFileError(f"{quoted(value)} is none of {join_truncated(possible)}")
     if not is_number(entry.prob_malignant) or not 0 <= entry.prob_malignant <= 1:
         raise DamagedFileError(f"prob_malignant {quoted(entry.prob_malignant)} is not between 0 and 1")
     if _FILE.fullmatch(entry.file) is None or (folder / entry.file).is_symlink():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from breakhis_pl.errors import ShapeError, listed
+from breakhis_pl.errors import ShapeError, join_truncated
 from breakhis_pl.evaluation.feature_maps import FeatureMap, last_feature_map
 from breakhis_pl.evaluation.gallery import GalleryEntry, choose_gallery, write_gallery
 from breakhis_pl.evaluation.predictions import Predictions
@@ -189,7 +189,7 @@ def _check_classes(classes: Tensor, *, n_classes: int) -> None:
     """Refuses classes that the network does not have; on a GPU they would end the process's use of it."""
     wrong = [index for index in classes.tolist() if index not in range(n_classes)]
     if wrong:
-        raise ShapeError(f"classes {listed(wrong)} are none of the network's; expected 0 to {n_classes - 1}")
+        raise ShapeError(f"classes {join_truncated(wrong)} are none of the network's; expected 0 to {n_classes - 1}")
 
 
 @contextmanager

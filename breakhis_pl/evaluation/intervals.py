@@ -114,8 +114,7 @@ def check_case_count(predictions: Predictions) -> None:
     n_cases = len(set(predictions.case))
     if n_cases > MOST_CASES:
         raise PredictionsError(
-            f"{n_cases:,} cases; expected at most {MOST_CASES:,} for intervals: look into the column case, or leave "
-            "intervals out with `python -m breakhis_pl.evaluation --no-intervals`"
+            f"{n_cases:,} cases; expected at most {MOST_CASES:,} for intervals: look into the column case"
         )
 
 

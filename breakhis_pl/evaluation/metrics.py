@@ -16,7 +16,7 @@ from breakhis_pl.evaluation import confusion as of_confusion
 from breakhis_pl.evaluation import scores
 from breakhis_pl.evaluation.intervals import INTERVAL_METHOD, N_DRAWS, CaseIntervals, case_intervals
 from breakhis_pl.evaluation.predictions import Predictions, index_of
-from breakhis_pl.files import write_text
+from breakhis_pl.run_folder import write_text
 
 PER_CLASS_METRICS = ("precision", "recall", "f1")
 
@@ -233,4 +233,4 @@ def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
         path: The file to write; its folder exists.
         metrics: What `evaluate` returns.
     """
-    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n", lasting=True)
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")

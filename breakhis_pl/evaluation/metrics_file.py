@@ -97,9 +97,9 @@ def command_for(table: Path) -> str:
 
     Example:
         >>> command_for(Path("a run/test/predictions.csv"))
-        "python -m breakhis_pl.evaluation 'a run/test/predictions.csv'"
+        "uv run evaluate.py predictions='a run/test/predictions.csv'"
     """
-    return f"python -m breakhis_pl.evaluation {shlex.quote(str(table))}"
+    return f"uv run evaluate.py predictions={shlex.quote(str(table))}"
 
 
 def _check_summary(document: Mapping[str, Any], *place: str) -> None:

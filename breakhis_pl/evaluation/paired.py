@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.errors import PredictionsError, listed
+from breakhis_pl.errors import PredictionsError, join_truncated
 from breakhis_pl.evaluation import confusion as of_confusion
 from breakhis_pl.evaluation.differences import PairedDifference, align, holm, mcnemar, paired_differences
 from breakhis_pl.evaluation.intervals import N_DRAWS, check_case_count
@@ -212,7 +212,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     full = [path.resolve() for path in paths]
     twice = [str(path) for path, resolved in zip(paths, full, strict=True) if full.count(resolved) > 1]
     if twice:
-        raise PredictionsError(f"{listed(dict.fromkeys(twice))} is given more than once; name each once")
+        raise PredictionsError(f"{join_truncated(dict.fromkeys(twice))} is given more than once; name each once")
     stems = [path if path.is_dir() else path.with_suffix("") for path in full]
     for n_parts in range(1, max((len(path.parts) for path in full), default=1)):
         names = ["_".join(path.parts[-n_parts:]) for path in stems]

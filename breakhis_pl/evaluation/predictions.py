@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breakhis_pl.data.breakhis import CLASS_NAMES, parse_file_name
-from breakhis_pl.errors import FileNameError, PredictionsError, ShapeError, listed
+from breakhis_pl.errors import DataError, PredictionsError, ShapeError, join_truncated
 from breakhis_pl.evaluation.csv_tables import csv_text, read_header_and_rows
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.prediction_rows import RowParser
 from breakhis_pl.evaluation.texts import quoted
-from breakhis_pl.files import write_text
+from breakhis_pl.run_folder import write_text
 
 COLUMNS = ("image", "patient", "case", "magnification", "target", "prob_benign", "prob_malignant", "predicted")
 
@@ -59,7 +59,7 @@ class Predictions:
         }
         wrong = [f"{name} has shape {is_}, not {should}" for name, (is_, should) in expected.items() if is_ != should]
         if wrong:
-            raise ShapeError(f"{n} images, but {listed(wrong)}; every column needs one value per image")
+            raise ShapeError(f"{n} images, but {join_truncated(wrong)}; every column needs one value per image")
 
     def __len__(self) -> int:
         return len(self.image)
@@ -132,7 +132,7 @@ def subtype_of_patient(patient: str) -> str | None:
     """
     try:
         return parse_file_name(f"{patient}-40-001.png").subtype
-    except FileNameError:
+    except DataError:
         return None
 
 
@@ -143,7 +143,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         path: The file to write; its folder exists.
         predictions: What to write. Probabilities are written with nine digits, which hold a float32 exactly.
     """
-    write_text(path, csv_text(COLUMNS, _rows(predictions)), errors="surrogateescape", lasting=True)
+    write_text(path, csv_text(COLUMNS, _rows(predictions)))
 
 
 def _rows(predictions: Predictions) -> Iterator[tuple[str, ...]]:
@@ -214,4 +214,4 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
     faults += [f"column {quoted(name)} is unknown" for name in header if name not in COLUMNS]
     faults += [f"column {name} is there {header.count(name)} times" for name in COLUMNS if header.count(name) > 1]
     if faults:
-        raise PredictionsError(f"{path}, line 1: {listed(faults)}; expected exactly {','.join(COLUMNS)}")
+        raise PredictionsError(f"{path}, line 1: {join_truncated(faults)}; expected exactly {','.join(COLUMNS)}")

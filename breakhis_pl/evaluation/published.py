@@ -37,8 +37,8 @@ REPORT_RESULTS = MappingProxyType(
         result.model: result
         for result in (
             ReportResult("resnet18", "ResNet-18", ((119, 49), (25, 404)), 0.87, 0.88, 0.87),
-            ReportResult("resnext50", "ResNeXt-50", ((115, 53), (36, 393)), 0.85, 0.85, 0.85),
-            ReportResult("wide_resnet50", "Wide-ResNet-50", ((138, 30), (134, 295)), 0.80, 0.73, 0.74),
+            ReportResult("resnext50_32x4d", "ResNeXt-50", ((115, 53), (36, 393)), 0.85, 0.85, 0.85),
+            ReportResult("wide_resnet50_2", "Wide-ResNet-50", ((138, 30), (134, 295)), 0.80, 0.73, 0.74),
         )
     }
 )

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from breakhis_pl.data.breakhis import CLASS_NAMES, PUBLISHED_COUNTS, Subset, official_patients
+from breakhis_pl.data.breakhis import CLASS_NAMES, PUBLISHED_COUNTS, official_patients
+from breakhis_pl.data.dataset import Subset
 from breakhis_pl.evaluation.figures import count_of_images
 from breakhis_pl.evaluation.json_values import count_at, number_at, value_at
 from breakhis_pl.evaluation.paired import (

@@ -10,7 +10,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import FT2Font
 from matplotlib.textpath import text_to_path
 
-from breakhis_pl.errors import ShapeError, listed
+from breakhis_pl.errors import ShapeError, join_truncated
 from breakhis_pl.evaluation.figures import (
     BLACK,
     BLUE,
@@ -71,7 +71,7 @@ def patient_figure(
         raise ShapeError(f"{len(patients)} patients with {len(counts)} counts; expected one count per patient")
     if (counts < 1).any():
         without = [named(patient) for patient, count in zip(patients, counts, strict=True) if count < 1]
-        raise ShapeError(f"no images of {listed(without)}; expected at least one of each patient")
+        raise ShapeError(f"no images of {join_truncated(without)}; expected at least one of each patient")
     shares = correct / counts
     worst_first = sorted(range(len(shares)), key=lambda index: (shares[index], patients[index]))
     order = np.array(worst_first[:MOST_PATIENTS])

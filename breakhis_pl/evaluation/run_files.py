@@ -123,7 +123,7 @@ def read_run_files(folder: Path) -> RunFiles:
     if missing:
         raise RunFolderError(
             f"{folder} has no result yet: {joined(missing)} missing; let the run finish, or write its result with "
-            f"`python evaluate.py run={folder}`"
+            f"`uv run evaluate.py run={folder}`"
         )
     summary = summarize_run(folder)
     if summary.status == "unreadable":
@@ -138,7 +138,7 @@ def read_run_files(folder: Path) -> RunFiles:
     predictions = read_predictions(table)
     fault = fault_of_pair(metrics, predictions, table)
     if fault is not None:
-        raise RunFolderError(f"{folder}/test: {fault}, or both files with `python evaluate.py run={folder}`")
+        raise RunFolderError(f"{folder}/test: {fault}, or both files with `uv run evaluate.py run={folder}`")
     history, history_fault = _history(folder / HISTORY_CSV)
     split = read_split(folder / "split.csv") if _exists(folder, "split.csv") else ()
     return RunFiles(

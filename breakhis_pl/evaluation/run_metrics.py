@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from breakhis_pl.data.breakhis import Subset
+from breakhis_pl.data.dataset import Subset
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, calibration_summary, read_calibration
 from breakhis_pl.evaluation.ensemble_file import ENSEMBLE_JSON, read_ensemble_json
@@ -70,6 +70,6 @@ def _siblings(table: Path, run_folder: Path) -> Collection[str]:
         except DamagedFileError as damage:
             raise RunFolderError(
                 f"{ensemble} is damaged: {damage}; write the ensemble anew with "
-                "`python evaluate.py 'runs=[<run folder>,<run folder>]' ensemble=true`"
+                "`uv run evaluate.py 'runs=[<run folder>,<run folder>]' ensemble=true`"
             ) from damage
     return siblings_from_split(split) if split.is_file() else ()

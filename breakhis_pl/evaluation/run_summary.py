@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.errors import PredictionsError, listed
+from breakhis_pl.errors import PredictionsError, join_truncated
 from breakhis_pl.evaluation.ensemble_file import ENSEMBLE_JSON, read_ensemble_json
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.history_table import HISTORY_CSV, read_history
@@ -228,7 +228,7 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
     object_at(run, "versions")
     status = text_at(run, "status")
     if status not in STATUSES:
-        raise DamagedFileError(f"status is {quoted(status)}; expected one of {listed(STATUSES)}")
+        raise DamagedFileError(f"status is {quoted(status)}; expected one of {join_truncated(STATUSES)}")
     split = text_at(run, "config", "data", "split")
     magnification = _magnification(value_at(run, "config", "data", "magnification"), "magnification")
     tested = _magnification(value_at(run, "config", "data", "test_magnification"), "test_magnification")

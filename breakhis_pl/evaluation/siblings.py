@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from breakhis_pl.data.breakhis import Subset
-from breakhis_pl.errors import PredictionsError, listed
+from breakhis_pl.data.dataset import Subset
+from breakhis_pl.errors import PredictionsError, join_truncated
 from breakhis_pl.evaluation.csv_tables import read_columns
 from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.texts import quoted
@@ -64,5 +64,5 @@ def _row(line: int, row: dict[str, str]) -> SplitRow:
     if empty:
         raise DamagedFileError(f"line {line}, column {empty[0]}: {quoted(row[empty[0]])} is no name")
     if row["subset"] not in tuple(Subset):
-        raise DamagedFileError(f"line {line}, column subset: {quoted(row['subset'])} is none of {listed(Subset)}")
+        raise DamagedFileError(f"line {line}, column subset: {quoted(row['subset'])} is none of {join_truncated(Subset)}")
     return SplitRow(image=row["image"], patient=row["patient"], case=row["case"], subset=Subset(row["subset"]))

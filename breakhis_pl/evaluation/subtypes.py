@@ -24,7 +24,7 @@ from breakhis_pl.evaluation.file_texts import DamagedFileError
 from breakhis_pl.evaluation.intervals import case_level_interval, draw_cases
 from breakhis_pl.evaluation.predictions import index_of
 from breakhis_pl.evaluation.texts import quoted
-from breakhis_pl.files import write_text
+from breakhis_pl.run_folder import write_text
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -1,86 +1,88 @@
-"""Where curves and results of a run are kept beside its own files: one interface, the same names everywhere.
+"""TensorBoard with one event folder per subset, so that train and test of a quantity share a chart."""
 
-A quantity of a subset is `train/loss`, `test/accuracy`; TensorBoard has a folder per subset, so that train and test of
-one quantity share a chart. The step is the epoch, from 1. What a run writes into its folder does not depend on the
-logger, and a logger that stops answering in the midst of a run does not stop the run.
-"""
-
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 
-log = logging.getLogger(__name__)
+SUBSETS = ("train", "val", "test")
 
 
-class RunLogger(Protocol):
-    """What a run tells a logger."""
+class SubsetTensorBoardLogger(TensorBoardLogger):
+    """Write `test_loss` as the quantity `loss` of the folder `test/`, and so on; other values go to `train/`.
 
-    def add_scalar(self, subset: str, quantity: str, value: float, *, epoch: int) -> None:
-        """A value after an epoch (from 1)."""
+    Args:
+        save_dir: The run folder; events go to its tensorboard/.
+    """
 
-    def add_image(self, subset: str, name: str, pixels: npt.NDArray[np.uint8], *, epoch: int) -> None:
-        """A picture: uint8, (height, width, channels)."""
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, name="", version="tensorboard", default_hp_metric=False)
+        self._writers: dict[str, SummaryWriter] = {}
 
-    def add_text(self, subset: str, name: str, text: str) -> None:
-        """A text in Markdown."""
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add a point per value at a step, which is the epoch."""
+        for name, value in metrics.items():
+            subset, _, quantity = name.partition("_")
+            if subset not in SUBSETS:
+                subset, quantity = "train", name
+            self.writer(subset, step).add_scalar(quantity, value, global_step=step)
 
-    def add_results(self, subset: str, metrics: Mapping[str, Any], *, epoch: int) -> None:
-        """The content of metrics.json, after the last epoch."""
+    @rank_zero_only
+    def log_image(self, subset: str, name: str, pixels: npt.NDArray[np.uint8], *, step: int) -> None:
+        """Add an image; uint8, (height, width, 3)."""
+        self.writer(subset, step).add_image(name, pixels, global_step=step, dataformats="HWC")
 
-    def flush(self) -> None:
-        """The epoch is over: keeps what was told."""
+    @rank_zero_only
+    def log_text(self, subset: str, name: str, text: str) -> None:
+        """Add a text as a block of code."""
+        self.writer(subset, None).add_text(name, f"```\n{text}\n```")
 
+    def writer(self, subset: str, step: int | None) -> SummaryWriter:
+        """Return the writer of a subset; a resumed run removes the points from its first epoch on."""
+        if subset not in self._writers:
+            folder = Path(self.log_dir) / subset
+            self._writers[subset] = SummaryWriter(str(folder), purge_step=step if folder.exists() else None)
+        return self._writers[subset]
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush all writers."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flush all writers; they stay open, because results are logged after the training."""
+        self.save()
+
+    @rank_zero_only
     def close(self) -> None:
-        """The run is over, in whatever way."""
+        """Close all writers."""
+        for writer in (*self._writers.values(), *([self._experiment] if self._experiment else [])):
+            writer.close()
+        self._writers.clear()
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by dotted key.
+def log_results(loggers: list[Any], params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Log the configuration with the final metrics: TensorBoard's HPARAMS page compares the runs of a sweep by them.
 
-    Example:
-        >>> dict(flat({"data": {"fold": 2}, "seed": 0}))
-        {'data.fold': 2, 'seed': 0}
+    Args:
+        loggers: All loggers of a run.
+        params: Configuration by dotted key.
+        metrics: Final metrics, such as test_weighted_f1.
     """
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(
+                {key: str(value) if isinstance(value, list) else value for key, value in params.items()},
+                metrics=dict(metrics),
+            )
         else:
-            yield f"{prefix}{name}", value
-
-
-def result_values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a metrics.json that have one value and an interval, by name; those not defined are left out.
-
-    Args:
-        metrics: Its content.
-    """
-    return {
-        name: float(of["value"])
-        for name, of in metrics.items()
-        if isinstance(of, Mapping) and "ci95" in of and of.get("value") is not None
-    }
-
-
-class Forgiving:
-    """Calls that may fail without stopping a run: the first failure is said, and nothing is called after it.
-
-    Args:
-        what: The logger's name, for the text.
-    """
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.has_failed = False
-
-    def __call__(self, call: Callable[[], Any]) -> None:
-        """Calls, unless a call has failed before."""
-        if self.has_failed:
-            return
-        try:
-            call()
-        except Exception as error:  # whatever its package raises
-            self.has_failed = True
-            log.warning("logger=%s: %s; the run goes on without it, its own files hold everything", self.what, error)
+            logger.log_hyperparams(dict(params))
+            logger.log_metrics({f"final/{name}": value for name, value in metrics.items()})

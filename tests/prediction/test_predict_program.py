@@ -1,6 +1,5 @@
 """predict.py and the export of a network, on one small run."""
 
-import builtins
 import json
 import os
 import re
@@ -35,7 +34,6 @@ from breakhis_pl.evaluation.csv_tables import read_columns
 from breakhis_pl.help_texts import help_text
 from breakhis_pl.prediction import program, run_network
 from breakhis_pl.prediction.facts import NOTICE, NetworkFacts
-from breakhis_pl.prediction.onnx_network import open_exported
 from breakhis_pl.prediction.rows import COLUMNS
 from breakhis_pl.prediction.run_network import open_run
 from breakhis_pl.training.checkpoints import load_checkpoint
@@ -44,7 +42,6 @@ from tests.programs import run_program
 
 CALIBRATION = Calibration(1.5, 0.5, 0.95, 20, 5, 0.5, 0.4, 1.0, 0.5)
 SIZE = 32
-needs_onnx = pytest.mark.extra("onnx", "onnxscript", "onnxruntime")
 
 
 def rows(folder: Path, name: str = "predictions.csv") -> list[dict[str, str]]:
@@ -356,22 +353,11 @@ def test_help_names_every_key() -> None:
 # the exported network
 
 
-def test_missing_packages_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import_ = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "onnxruntime":
-            raise ImportError("No module named 'onnxruntime'")
-        return import_(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ConfigurationError, match="uv sync --extra onnx"):
-        open_exported(tmp_path / "a.onnx")
-
-
 @pytest.fixture(scope="module")
 def exported(run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run's network with a calibration, as an ONNX file."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("export")
     copy = folder / "run"
     shutil.copytree(run, copy)
@@ -395,7 +381,6 @@ finally:
 """
 
 
-@needs_onnx
 def test_an_exported_network_answers_alike_without_torch(exported: Path, images: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CODE, f"run={exported}", f"images={images}", "hydra.run.dir=onnx"],
@@ -420,7 +405,6 @@ def test_an_exported_network_answers_alike_without_torch(exported: Path, images:
                 assert onnx[column] == torch_[column]  # the looks of an image come from the same pixels
 
 
-@needs_onnx
 def test_the_file_says_what_belongs_to_it(exported: Path) -> None:
     import onnx
 
@@ -444,7 +428,6 @@ def program_that(save: Callable[..., None]) -> SimpleNamespace:
     return SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=save)
 
 
-@needs_onnx
 def test_a_file_that_is_not_what_torch_gives_is_not_left(
     exported: Path, run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,8 +444,9 @@ def test_a_file_that_is_not_what_torch_gives_is_not_left(
     assert list(tmp_path.iterdir()) == []
 
 
-@needs_onnx
 def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator")
 
@@ -485,7 +469,6 @@ def test_a_run_that_says_nothing_of_its_images_is_compared_on_drawn_ones(data: o
     assert (pixels.shape[1:], what) == ((32, 32, 3), "drawn images")
 
 
-@needs_onnx
 def test_a_full_disk_is_one_of_our_errors(
     exported: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,7 +501,6 @@ def test_the_export_command_says_what_is_wrong(
     assert text in captured.out + captured.err
 
 
-@needs_onnx
 def test_the_export_command_says_what_it_did(
     exported: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,45 +16,28 @@ def probabilities(table: Path) -> dict[str, float]:
     return {Path(cells["image"]).name: float(cells["prob_malignant"]) for _, cells in read_columns(table, ())}
 
 
-@pytest.fixture(scope="module", params=[pytest.param("reinhard", marks=pytest.mark.slow), "macenko"])
-def work(request: pytest.FixtureRequest, drawn_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which such a run is `run`."""
-    folder = tmp_path_factory.mktemp(request.param)
-    keys = (f"data.stain={request.param}", f"data.cache_dir={drawn_cache}", "trainer.max_epochs=1", "gallery=0")
-    trained = run_program("train", *TINY, *keys, "trainer=cpu", "hydra.run.dir=run", cwd=folder)
+@pytest.mark.parametrize("stain", [pytest.param("reinhard", marks=pytest.mark.slow), "macenko"])
+def test_predictions_of_the_run_and_of_its_export_are_those_of_the_test_table(
+    stain: str, drawn_cache: Path, tmp_path: Path
+) -> None:
+    keys = (f"data.stain={stain}", f"data.cache_dir={drawn_cache}", "trainer.max_epochs=1", "gallery=0")
+    trained = run_program("train", *TINY, *keys, "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path)
     assert trained.status == 0, trained.err
-    return folder
-
-
-@pytest.fixture
-def images(work: Path, drawn_cache: Path) -> Path:
-    """The folder of the images that the run was made from."""
     images = next(path for path in drawn_cache.iterdir() if path.name.startswith("synthetic-"))
-    facts = open_run(work / "run", checkpoint="auto", accelerator="cpu", precision="auto").facts
+    own = probabilities(tmp_path / "run" / "test" / "predictions.csv")
+
+    facts = open_run(tmp_path / "run", checkpoint="auto", accelerator="cpu", precision="auto").facts
     path = str(next(images.rglob("*.png")))
     plain, stained = decode(path, 32), decode(path, 32, facts.stain)
     assert isinstance(plain, Decoded)
     assert isinstance(stained, Decoded)
     assert np.abs(plain.pixels.astype(int) - stained.pixels).max() > 3  # else nothing of what follows could fail
-    return images
 
-
-def check_predictions(place: str, work: Path, images: Path, *, tolerance: float) -> None:
-    """Predictions of a run or an exported network are those of the run's test table."""
-    arguments = (f"run={place}", f"images={images}", f"hydra.run.dir={place}-out", "trainer.accelerator=cpu")
-    outcome = run_program("predict", *arguments, cwd=work)
-    assert outcome.status == 0, outcome.err
-    own = probabilities(work / "run" / "test" / "predictions.csv")
-    found = probabilities(work / f"{place}-out" / "predictions.csv")
-    assert {name: found[name] for name in own} == pytest.approx(own, abs=tolerance)
-
-
-def test_predictions_of_the_run_are_those_of_the_test_table(work: Path, images: Path) -> None:
-    check_predictions("run", work, images, tolerance=1e-6)
-
-
-@pytest.mark.extra("onnx", "onnxscript", "onnxruntime")
-def test_predictions_of_the_export_are_those_of_the_test_table(work: Path, images: Path) -> None:
-    exported = export_onnx.export_onnx(work / "run", out=work / "run.onnx", images=str(images))
+    exported = export_onnx.export_onnx(tmp_path / "run", out=tmp_path / "run.onnx", images=str(images))
     assert exported.logit_difference <= export_onnx.TOLERANCE
-    check_predictions("run.onnx", work, images, tolerance=1e-4)
+    for place, tolerance in (("run", 1e-6), ("run.onnx", 1e-4)):
+        arguments = (f"run={place}", f"images={images}", f"hydra.run.dir={place}-out", "trainer.accelerator=cpu")
+        outcome = run_program("predict", *arguments, cwd=tmp_path)
+        assert outcome.status == 0, outcome.err
+        found = probabilities(tmp_path / f"{place}-out" / "predictions.csv")
+        assert {name: found[name] for name in own} == pytest.approx(own, abs=tolerance)

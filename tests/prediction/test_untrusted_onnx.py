@@ -1,5 +1,6 @@
 """Exported networks from other hands: what is not one of ours is refused before ONNX Runtime sees it."""
 
+import builtins
 import json
 import random
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from tests.evaluation.mutations import mutated_bytes
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.extra("onnx", "onnxruntime")
 helper = onnx.helper
 FACTS = NetworkFacts("resnet18", 32, (0.5,) * 3, (0.1,) * 3, None, None)
 N_MUTATED = 150
@@ -256,4 +256,17 @@ def test_what_the_runtime_refuses_is_one_of_our_errors(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(runtime, "InferenceSession", refused)
     with pytest.raises(CheckpointError, match="cannot be run by ONNX Runtime: not implemented"):
+        open_exported(saved(tmp_path, model()))
+
+
+def test_missing_packages_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import_ = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "onnxruntime":
+            raise ImportError("No module named 'onnxruntime'")
+        return import_(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigurationError, match="uv sync --extra onnx"):
         open_exported(saved(tmp_path, model()))

@@ -1,8 +1,0 @@
-"""How many processor cores there are for this process."""
-
-import os
-
-
-def n_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

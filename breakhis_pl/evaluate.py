@@ -1,0 +1,293 @@
+"""From a checkpoint to predictions.csv, metrics.json and report.html."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from breakhis_pl.config import EvaluateConfig, SharedDataConfig, TrainConfig, validate
+from breakhis_pl.data.datamodule import BreakHisDataModule
+from breakhis_pl.data.dataset import Dataset, Subset
+from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
+from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, fit_calibration, write_calibration
+from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
+from breakhis_pl.evaluation.gradcam import explain_predictions
+from breakhis_pl.evaluation.metrics import classification_report, write_metrics
+from breakhis_pl.evaluation.predictions import Predictions, read_predictions
+from breakhis_pl.evaluation.report import write_report
+from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
+from breakhis_pl.evaluation.run_metrics import evaluate_table
+from breakhis_pl.evaluation.subtypes import SubtypePredictions, write_subtype_results
+from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.models.tta import N_VIEWS, ViewAverage
+from breakhis_pl.run_folder import RunFolder, RunRecord, lock_run
+from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SENSITIVITY = 0.95
+"""Target of the threshold that is fitted on validation images."""
+
+
+@torch.inference_mode()
+def predict_logits(
+    classifier: Classifier, data: BreakHisDataModule, subset: Subset, *, device: str, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Compute the logits of all images of a subset.
+
+    Args:
+        classifier: The network; it is moved to the device and set to evaluation mode.
+        data: After `setup`.
+        subset: The images.
+        device: "cuda", "mps" or "cpu".
+        precision: Lightning's name.
+
+    Returns:
+        Sample indices, int64 (n_images,), and logits, float32 (n_images, n_classes), on the CPU.
+    """
+    classifier.to(device).eval()
+    indices, logits = [], []
+    batches = list(data.eval_batches(subset, device=torch.device(device)))
+    with autocast(device, precision):
+        for batch in tqdm(batches, desc=f"{subset} images", disable=None, leave=False):
+            indices.append(batch)
+            logits.append(classifier.network(data.batch(batch).images).float())
+    return torch.cat(indices).cpu(), torch.cat(logits).cpu()
+
+
+def evaluate_subset(
+    folder: Path,
+    classifier: Classifier,
+    data: BreakHisDataModule,
+    subset: Subset,
+    *,
+    device: str,
+    precision: str,
+    n_explained: int,
+    views: str | None = None,
+) -> Result:
+    """Evaluate a subset and write its folder: predictions.csv, metrics.json, confusion_matrix.png, gallery/.
+
+    Args:
+        folder: The subset's folder in the run folder.
+        classifier: The trained network.
+        data: After `setup`.
+        subset: The images.
+        device: "cuda", "mps" or "cpu".
+        precision: Lightning's name.
+        n_explained: Images of each kind that Grad-CAM explains; 0 for none.
+        views: Test-time augmentation, for the figure's title.
+    """
+    indices, logits = predict_logits(classifier, data, subset, device=device, precision=precision)
+    predictions = to_predictions(data.dataset, indices, classifier.sum_logits(logits))
+    title = ", ".join(filter(None, (run_title(classifier.config.backbone, data.data), views)))
+    note = figure_note(data.dataset)
+    result = write_results(folder, predictions, subset=subset, title=title, note=note)
+    if classifier.parents is not None:
+        write_subtype_results(
+            folder, to_subtypes(data.dataset, indices, logits), title=f"{title}: {subset} images", note=note
+        )
+    if n_explained > 0:
+        explain_predictions(
+            folder,
+            classifier,
+            predictions,
+            rows=indices.tolist(),
+            images_of=lambda chosen: data.batch(torch.tensor(chosen, device=device)).images,
+            pixels_of=lambda chosen: data.cache.pixels[list(chosen)].numpy(),
+            n_per_kind=n_explained,
+        )
+    return result
+
+
+def calibrate(run: RunFolder, *, sensitivity: float) -> None:
+    """Fit temperature and threshold on the validation rows of a run.
+
+    Raises:
+        PredictionsError: If the validation rows do not allow it.
+    """
+    rows = read_predictions(run.path / Subset.VAL / PREDICTIONS_CSV)
+    write_calibration(run.path / CALIBRATION_JSON, fit_calibration(rows, sensitivity=sensitivity))
+
+
+def load_classifier(
+    path: Path, *, memory_format: torch.memory_format = torch.channels_last
+) -> tuple[Classifier, dict[str, object]]:
+    """Load a trained network.
+
+    Args:
+        path: A checkpoint that train.py wrote.
+        memory_format: Memory format of the convolution weights.
+
+    Returns:
+        The classifier in evaluation mode, and the state of the datamodule: mean, std, image_size, split_checksum,
+        stain.
+
+    Raises:
+        CheckpointError: If it is not such a checkpoint; code in it is never run.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        classifier = Classifier(**content["hyper_parameters"], memory_format=memory_format)
+        classifier.load_state_dict(content["state_dict"])
+        return classifier.eval(), content[BreakHisDataModule.__name__]
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: is not a checkpoint of this version ({reason}); train again") from error
+
+
+def check_same_images(record: RunRecord, data: BreakHisDataModule, folder: Path) -> None:
+    """Check that images and split are those a run was trained on.
+
+    Raises:
+        RunFolderError: If they are not.
+    """
+    if record.data["split_checksum"] != data.split.checksum():
+        raise RunFolderError(
+            f"data.root: the images are not those of {folder} "
+            f"({record.data['description']}; here {data.dataset.description})"
+        )
+    if record.data["pixels_checksum"] != data.cache.checksum():
+        raise RunFolderError(f"data.root: the images have the names of those of {folder}, but other pixels")
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Evaluate a checkpoint of a run into the run's folder.
+
+    Args:
+        config: The configuration, with `run`.
+
+    Raises:
+        BreakHisError: If run folder, checkpoint or images cannot be used, or do not belong together.
+    """
+    if config.run is None:
+        raise ConfigurationError("run: set run=<run folder>")
+    run, subset = RunFolder(config.run), Subset(config.subset)
+    record = run.read()
+    trained = validate(TrainConfig, _moved(record.config, config))
+    path = run.checkpoint(config.checkpoint)
+    is_selected = path == run.selected_checkpoint()
+    if config.calibrate and not is_selected:
+        raise ConfigurationError(f"calibrate=true: is fitted for {run.selected_checkpoint().name}; drop checkpoint")
+    device, precision = resolve_device(config.trainer)
+    memory_format = choose_memory_format(
+        trained.trainer.memory_format, device=device, image_size=trained.data.image_size
+    )
+    classifier, statistics = load_classifier(path, memory_format=memory_format)
+    subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
+    data = BreakHisDataModule(
+        trained.data,
+        trained.augmentation,
+        seed=trained.seed,
+        task=trained.task,
+        evaluate_on=subsets,
+        memory_format=memory_format,
+        progress_bar=trained.trainer.progress_bar,
+    )
+    with lock_run(run.path):
+        data.prepare_data()
+        data.setup()
+        check_same_images(record, data, run.path)
+        if statistics["split_checksum"] != record.data["split_checksum"]:
+            raise CheckpointError(f"{path}: was trained on another split; it may have seen these images")
+        data.load_state_dict(statistics)
+        if Subset.VAL in subsets and Subset.VAL not in data.split.subsets:
+            raise RunFolderError(f"{run.path}: has no validation images; train with data.val_fraction=0.2")
+        if config.tta != "none":
+            classifier.network = ViewAverage(classifier.network, config.tta)  # type: ignore[assignment]
+        for each in subsets:
+            words = [each, "" if is_selected else path.stem, "" if config.tta == "none" else config.tta]
+            folder = run.path / "_".join(filter(None, words))
+            result = evaluate_subset(
+                folder,
+                classifier,
+                data,
+                each,
+                device=device,
+                precision=precision,
+                n_explained=config.gallery if config.tta == "none" else 0,
+                views=None if config.tta == "none" else f"{N_VIEWS[config.tta]} views",
+            )
+            if each is Subset.VAL and config.calibrate:
+                calibrate(run, sensitivity=config.sensitivity or DEFAULT_SENSITIVITY)
+        table = run.path / Subset.TEST / PREDICTIONS_CSV
+        if config.calibrate and table.is_file():
+            write_metrics(table.parent / "metrics.json", evaluate_table(table))
+        if is_selected and config.tta == "none" and table.is_file():
+            log.info("page: %s", write_report(run.path))
+    log.info("%s images\n\n%s", subset, classification_report(result.metrics))
+    log.info("%s", folder)
+
+
+def _moved(stored: dict[str, object], config: EvaluateConfig) -> dict[str, object]:
+    """Return a run's configuration with the folders and the batch size that evaluate.py is given."""
+    changes = {"root": config.data.root, "cache_dir": config.data.cache_dir, "eval_batch_size": config.data.batch_size}
+    given = {name: value for name, value in changes.items() if value is not None}
+    data = stored["data"]
+    if "root" in given and isinstance(data, dict) and data.get("source") == "synthetic":
+        raise ConfigurationError(f"data.root={config.data.root}: the run was trained on generated images; drop it")
+    return {**stored, "data": {**data, **given, "verify": True}}  # type: ignore[dict-item]
+
+
+def to_predictions(dataset: Dataset, indices: Tensor, logits: Tensor) -> Predictions:
+    """Build the rows of an evaluation.
+
+    Args:
+        dataset: Its records are what the indices refer to.
+        indices: Sample indices, int64 (n,).
+        logits: float32, (n, n_parent_classes); probabilities are their softmax in double precision.
+    """
+    records = [dataset.records[index] for index in indices.tolist()]
+    probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    targets = [record.target if dataset.parents is None else dataset.parents[record.target] for record in records]
+    return Predictions(
+        image=tuple(record.image for record in records),
+        patient=tuple(record.patient for record in records),
+        case=tuple(record.case for record in records),
+        magnification=np.array([record.magnification for record in records], dtype=np.int64),
+        target=np.array(targets, dtype=np.int64),
+        probabilities=probabilities,
+        predicted=probabilities.argmax(axis=1).astype(np.int64),
+    )
+
+
+def to_subtypes(dataset: Dataset, indices: Tensor, logits: Tensor) -> SubtypePredictions:
+    """Build the rows of an evaluation by subtype; logits are float32, (n, n_classes)."""
+    records = [dataset.records[index] for index in indices.tolist()]
+    probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    return SubtypePredictions(
+        image=tuple(record.image for record in records),
+        patient=tuple(record.patient for record in records),
+        case=tuple(record.case for record in records),
+        target=np.array([record.target for record in records], dtype=np.int64),
+        probabilities=probabilities,
+        predicted=probabilities.argmax(axis=1).astype(np.int64),
+    )
+
+
+def run_title(network: str, data: SharedDataConfig) -> str:
+    """Return the title of a run's figures: network, magnification, split."""
+    where = _join_magnifications(data.magnification)
+    if data.test_magnification is not None:
+        where += f", tested at {_join_magnifications(data.test_magnification)}"
+    by = "" if data.group == "case" else f" by {data.group}"
+    split = f"fold {data.fold}" if data.split == "official" else f"ratio split{by}, {data.test_fraction:g} test"
+    stain = "" if data.stain == "none" else f", {data.stain.capitalize()} stains"
+    return f"{network}, {where}, {split}{stain}"
+
+
+def _join_magnifications(magnifications: Sequence[int]) -> str:
+    return "+".join(f"{magnification}X" for magnification in magnifications)
+
+
+def figure_note(dataset: Dataset) -> str | None:
+    """Return what every figure of a run must say about its images."""
+    if dataset.is_synthetic:
+        return SYNTHETIC_NOTE
+    if dataset.is_complete:
+        return None
+    return f"{INCOMPLETE_NOTE}: {len(dataset.records):,} of {dataset.n_published:,} images"

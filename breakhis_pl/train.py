@@ -1,0 +1,318 @@
+"""The story of a run: data, network, trainer, fit, evaluation, page."""
+
+import gc
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from breakhis_pl.config import TrainConfig, flatten, plain, validate
+from breakhis_pl.data.datamodule import BreakHisDataModule
+from breakhis_pl.data.dataset import Subset
+from breakhis_pl.data.splits import write_split_csv
+from breakhis_pl.evaluate import (
+    DEFAULT_SENSITIVITY,
+    calibrate,
+    check_same_images,
+    evaluate_subset,
+    figure_note,
+    run_title,
+)
+from breakhis_pl.evaluation.figures import curves_figure, save_figure
+from breakhis_pl.evaluation.metrics import classification_report
+from breakhis_pl.evaluation.report import write_report
+from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.run_folder import RunFolder, RunRecord, check_same_run, lock_run
+from breakhis_pl.training.callbacks import History, duration
+from breakhis_pl.training.loggers import SubsetTensorBoardLogger, log_results
+from breakhis_pl.training.performance import choose_memory_format, device_name, keep_freed_memory, resolve_device
+from breakhis_pl.training.provenance import command_line, now, source_state, versions
+from breakhis_pl.training.trainer import make_loggers, make_optimizers, make_trainer
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    evaluate_on: Sequence[Subset] = (Subset.VAL, Subset.TEST),
+) -> None:
+    """Train a network and evaluate it; resume the run that the folder holds, if there is one.
+
+    Args:
+        config: The configuration.
+        folder: The run folder.
+        callbacks: Called before the run's own.
+        evaluate_on: Subsets that are evaluated after every epoch and at the end, if the split has them.
+
+    Raises:
+        BreakHisError: If images, weights or device cannot be used, or the folder holds another run.
+    """
+    run, start = RunFolder(folder), time.perf_counter()
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # of the processes of a distributed run
+    with lock_run(folder) if is_first and not config.trainer.fast_dev_run else nullcontext():
+        before = run.read() if run.run_json.exists() else None
+        if before is not None and is_finished(before, config, run):
+            return
+        device, precision = resolve_device(config.trainer)
+        data = make_data(config, device=device, evaluate_on=evaluate_on)
+        if before is not None:
+            check_same_images(before, data, folder)
+        checkpoint = run.last_checkpoint if before is not None and run.last_checkpoint.exists() else None
+        classifier = make_classifier(config, data, pretrained=checkpoint is None)
+        record = make_record(config, data, classifier, before, device=device, precision=precision)
+        loggers = make_loggers(config, folder, run_ids=record.run_ids)
+        trainer = make_trainer(
+            config, run, device=device, precision=precision, callbacks=callbacks, loggers=list(loggers.values())
+        )
+        writes = is_first and not config.trainer.fast_dev_run
+        if writes:
+            record.run_ids = {name: str(logger.version) for name, logger in loggers.items()}
+            run.write(record)
+            write_split_csv(run.split_csv, data.split)
+            describe(record, config, data)
+        try:
+            trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if writes:
+                evaluate_run(config, run, trainer, classifier, data, device=device, precision=precision)
+                finish(record, run, trainer, seconds=time.perf_counter() - start)
+        except BaseException as error:
+            if writes:
+                fail(record, run, error)
+            raise
+        finally:
+            if writes:
+                draw_curves(config, run, trainer, data)
+            close(loggers.values(), data)
+        if writes and Subset.TEST in data.evaluated_subsets:
+            log.info("page: %s", write_report(folder))
+
+
+def is_finished(record: RunRecord, config: TrainConfig, run: RunFolder) -> bool:
+    """Whether the run in a folder has all the epochs that the configuration asks for, its results and its page.
+
+    Raises:
+        RunFolderError: If it is another run.
+    """
+    stored = validate(TrainConfig, record.config)
+    check_same_run(run.path, stored, config)
+    has_page = run.report_page.exists() or not run.checkpoints.exists()
+    if record.status != "finished" or not has_page or stored.trainer.max_epochs < config.trainer.max_epochs:
+        return False
+    log.info("%s: is finished; its results are in test/, its page is %s", run.path, run.report_page.name)
+    return True
+
+
+def make_data(config: TrainConfig, *, device: str, evaluate_on: Sequence[Subset]) -> BreakHisDataModule:
+    """Build the datamodule of a run, with images decoded and split."""
+    if config.trainer.keep_memory and device == "cpu":
+        keep_freed_memory()
+    data = BreakHisDataModule(
+        config.data,
+        config.augmentation,
+        seed=config.seed,
+        task=config.task,
+        evaluate_on=evaluate_on,
+        memory_format=_memory_format(config, device),
+        overfit_batches=config.trainer.overfit_batches,
+        progress_bar=config.trainer.progress_bar,
+    )
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def make_classifier(config: TrainConfig, data: BreakHisDataModule, *, pretrained: bool) -> Classifier:
+    """Build the classifier of a run."""
+    classifier = Classifier(
+        config.model.model_dump(),
+        classes=data.dataset.classes,
+        parents=data.dataset.parents,
+        parent_classes=data.dataset.parent_classes,
+        image_size=config.data.image_size,
+        pretrained=pretrained,
+        seed=config.seed,
+        memory_format=data.memory_format,
+        subsets=data.evaluated_subsets,
+        configure=lambda network: make_optimizers(config, network),
+        class_weights=data.class_weights,
+        label_smoothing=config.training.label_smoothing,
+        mixup=config.training.mixup,
+    )
+    if config.trainer.compile:
+        classifier.network.compile()
+    return classifier
+
+
+def _memory_format(config: TrainConfig, device: str) -> torch.memory_format:
+    return choose_memory_format(config.trainer.memory_format, device=device, image_size=config.data.image_size)
+
+
+def make_record(
+    config: TrainConfig,
+    data: BreakHisDataModule,
+    classifier: Classifier,
+    before: RunRecord | None,
+    *,
+    device: str,
+    precision: str,
+) -> RunRecord:
+    """Build the content of run.json at the start of a run."""
+    parameters = list(classifier.parameters())
+    return RunRecord(
+        status="running",
+        command=command_line() if before is None else before.command,
+        started=now() if before is None else before.started,
+        resumed=[] if before is None else [*before.resumed, now()],
+        **source_state(),
+        versions=versions(),
+        config=plain(config),
+        data={
+            "synthetic": data.dataset.is_synthetic,
+            "complete": data.dataset.is_complete,
+            "description": data.dataset.description,
+            "n_images": data.split.counts(),
+            "split_checksum": data.split.checksum(),
+            "pixels_checksum": data.cache.checksum(),
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
+        model={
+            "backbone": config.model.backbone,
+            "n_parameters": sum(parameter.numel() for parameter in parameters),
+            "n_trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        },
+        device=device_name(device),
+        precision=precision,
+        torch_threads=torch.get_num_threads(),
+        run_ids={} if before is None else before.run_ids,
+    )
+
+
+def describe(record: RunRecord, config: TrainConfig, data: BreakHisDataModule) -> None:
+    """Log what is about to be trained, in three or four lines."""
+    note = figure_note(data.dataset)
+    if note is not None:
+        log.warning("%s", note)
+    counts = "; ".join(
+        f"{subset} {sum(by_class.values()):,} ({', '.join(f'{n:,} {name}' for name, n in by_class.items())})"
+        for subset, by_class in data.split.counts().items()
+    )
+    log.info("%s: %s", run_title(config.model.backbone, config.data), counts)
+    log.info(
+        "%.1f million parameters, weights %s; %d epochs in %s on %s",
+        record.model["n_parameters"] / 1e6,
+        config.model.weights,
+        config.trainer.max_epochs,
+        record.precision,
+        record.device,
+    )
+
+
+def evaluate_run(
+    config: TrainConfig,
+    run: RunFolder,
+    trainer: L.Trainer,
+    classifier: Classifier,
+    data: BreakHisDataModule,
+    *,
+    device: str,
+    precision: str,
+) -> None:
+    """Evaluate the selected checkpoint on every subset; write the results and log them."""
+    content = torch.load(run.selected_checkpoint(), map_location="cpu", weights_only=True, mmap=True)
+    classifier.load_state_dict(content["state_dict"])
+    epoch = int(content["epoch"]) + 1
+    final: dict[str, float] = {}
+    for subset in data.evaluated_subsets:
+        result = evaluate_subset(
+            run.path / subset,
+            classifier,
+            data,
+            subset,
+            device=device,
+            precision=precision,
+            n_explained=config.gallery if Subset.TEST in data.evaluated_subsets else 0,
+        )
+        if subset is Subset.VAL:  # comes before test, whose metrics use what is fitted here
+            calibrate(run, sensitivity=DEFAULT_SENSITIVITY)
+        report = classification_report(result.metrics)
+        for logger in trainer.loggers:
+            if isinstance(logger, SubsetTensorBoardLogger):
+                logger.log_image(subset, "confusion_matrix", result.confusion_matrix, step=epoch)
+                logger.log_text(subset, "classification_report", report)
+        for name in ("accuracy", "weighted_f1", "auroc"):
+            value = result.metrics[name]["value"]
+            final |= {} if value is None else {f"{subset}_{name}": float(value)}
+        log.info("%s images\n\n%s", subset, report)
+    log_results(trainer.loggers, flatten(plain(config)), final)
+
+
+def finish(record: RunRecord, run: RunFolder, trainer: L.Trainer, *, seconds: float) -> None:
+    """Write run.json at the end of a run."""
+    train_seconds = _history(trainer).train_seconds
+    record.status, record.finished = "finished", now()
+    record.seconds = {"total": None if record.resumed else round(seconds, 3), "training": round(train_seconds, 3)}
+    record.selection = _selection(trainer)
+    run.write(record)
+    log.info("%s after %s", run.path, duration(seconds))
+
+
+def _selection(trainer: L.Trainer) -> dict[str, Any] | None:
+    """Return which epoch a validation metric selected; None if the last one counts."""
+    checkpoint = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint)), None)  # type: ignore[attr-defined]
+    if checkpoint is None or checkpoint.monitor is None or checkpoint.best_model_score is None:
+        return None
+    stopping = next((each for each in trainer.callbacks if isinstance(each, EarlyStopping)), None)  # type: ignore[attr-defined]
+    values = [row[checkpoint.monitor] for row in _history(trainer).rows]
+    best = min(values) if checkpoint.mode == "min" else max(values)
+    return {
+        "monitor": checkpoint.monitor,
+        "best_epoch": values.index(best) + 1,
+        "best_value": best,
+        "stopped_after": stopping.stopped_epoch + 1 if stopping is not None and stopping.stopped_epoch else None,
+    }
+
+
+def _history(trainer: L.Trainer) -> History:
+    return next(each for each in trainer.callbacks if isinstance(each, History))  # type: ignore[attr-defined]
+
+
+def fail(record: RunRecord, run: RunFolder, error: BaseException) -> None:
+    """Write run.json of a run that ended early."""
+    is_interrupted = isinstance(error, SystemExit | KeyboardInterrupt)
+    record.status = "pruned" if type(error).__name__ == "TrialPruned" else "failed"
+    record.error = "interrupted" if is_interrupted else str(error) or type(error).__name__
+    record.finished = now()
+    run.write(record)
+
+
+def draw_curves(config: TrainConfig, run: RunFolder, trainer: L.Trainer, data: BreakHisDataModule) -> None:
+    """Draw curves.png from the finished epochs."""
+    rows = _history(trainer).rows
+    if rows:
+        selection = _selection(trainer)
+        selected = None if selection is None else selection["best_epoch"]
+        title = run_title(config.model.backbone, config.data)
+        save_figure(curves_figure(rows, title=title, note=figure_note(data.dataset), counted=selected), run.curves_png)
+
+
+def close(loggers: Iterable[Logger], data: BreakHisDataModule) -> None:
+    """Close the loggers and free the memory of the device for the next run of a sweep."""
+    for logger in loggers:
+        if isinstance(logger, SubsetTensorBoardLogger):
+            logger.close()
+    data.release()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,521 @@
+"""Search for a better configuration with Optuna, by validation images alone.
+
+Optuna and torch are imported inside functions: Optuna is an extra, and a wrong command is refused before torch loads.
+"""
+
+import importlib.util
+import json
+import logging
+import math
+import re
+import secrets
+import shlex
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+import hydra
+import pandas as pd
+from filelock import FileLock
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import model_validator
+
+from breakhis_pl.command_line import explain
+from breakhis_pl.config import Group, TrainConfig, TuneConfig, TuningConfig, flatten, plain, validate
+from breakhis_pl.errors import ConfigurationError, RunFolderError, TrainingError, join_truncated
+from breakhis_pl.randomness import derived_seed
+from breakhis_pl.run_folder import RunFolder, atomic_write, write_text
+
+if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+    from optuna import Study, Trial
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+log = logging.getLogger(__name__)
+
+SEARCHABLE = ("data.balance", "data.batch_size", "data.image_size", "data.stain", "trainer.max_epochs")
+FIXED = ("data", "debug", "experiment", "gallery", "hydra", "logger", "resume", "seed", "task", "trainer")
+"""Groups and keys that cannot be searched, except `SEARCHABLE`: they decide what is measured, and how."""
+RESUME_KEYS = (
+    *("study", "data.root", "data.cache_dir", "trainer.progress_bar"),
+    *("tuning.n_trials", "tuning.timeout_s", "tuning.keep_checkpoints"),
+)
+"""Keys that may change when a study is resumed."""
+HEARTBEAT_S, GRACE_S = 20, 60
+"""Interval of a trial's heartbeats, and time without one after which its process is taken for dead."""
+MAX_REPEATS = 2
+"""A trial whose process died is repeated at most so often."""
+MIN_FAILURES = 3
+"""A study stops if so many trials ended and all of them failed: the next one would probably fail as well."""
+MIN_FOR_IMPORTANCES = 10
+"""Importances of keys are drawn from so many complete trials on."""
+
+Value: TypeAlias = str | int | float | bool | None
+
+
+class SearchedKey(Group):
+    """Values that a searched key may take: an entry of a file in conf/search_space/."""
+
+    type: Literal["float", "int", "choice"]
+    """Kind of values."""
+    low: float = 0
+    """Smallest number."""
+    high: float = 0
+    """Largest number."""
+    log: bool = False
+    """Draw numbers on a logarithmic scale."""
+    choices: tuple[Value, ...] = ()
+    """Values of type=choice; options if the key is a group."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.type == "choice":
+            if len(set(self.choices)) < max(2, len(self.choices)) or self.model_fields_set - {"type", "choices"}:
+                raise ValueError(f"choices={list(self.choices)}: must be two or more different values, without bounds")
+        elif self.choices:
+            raise ValueError(f"choices={list(self.choices)}: is for type=choice; set low and high")
+        elif self.low >= self.high:
+            raise ValueError(f"low={self.low:g}: must be below high={self.high:g}")
+        elif self.log and self.low <= 0:
+            raise ValueError(f"low={self.low:g}: must be above 0 with log=true")
+        elif self.type == "int" and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"low={self.low:g} high={self.high:g}: must be whole numbers with type=int")
+        return self
+
+    def extremes(self) -> Sequence[Value]:
+        """Return all choices, or both bounds."""
+        number = int if self.type == "int" else float
+        return self.choices or (number(self.low), number(self.high))
+
+    def suggest(self, trial: "Trial", key: str) -> Value:
+        """Draw a value for a trial."""
+        if self.type == "choice":
+            return trial.suggest_categorical(key, self.choices)
+        if self.type == "int":
+            return trial.suggest_int(key, int(self.low), int(self.high), log=self.log)
+        return trial.suggest_float(key, self.low, self.high, log=self.log)
+
+
+SearchSpace: TypeAlias = dict[str, SearchedKey]
+
+
+def tune(config: TuneConfig, overrides: list[str]) -> None:
+    """Run trials until the study has `tuning.n_trials`; resume the study that the folder holds, if there is one.
+
+    Args:
+        config: The configuration of tune.py.
+        overrides: Overrides of the command line; those of train.py hold for every trial.
+
+    Raises:
+        BreakHisError: If the configuration is not possible, the folder holds another study, the first trials all
+            fail, or something fails that does not depend on the values of a trial.
+    """
+    sys.argv = [mask_password(argument) for argument in sys.argv]  # run.json and loggers record the command
+    check(config)
+    space = read_search_space(config.search_space, overrides)
+    shared = select_train_overrides(overrides)
+    check_composition(space, shared)
+    study = open_study(config, space)
+    tuning = config.tuning
+    end = math.inf if tuning.timeout_s is None else time.monotonic() + tuning.timeout_s
+    while count_started(study) < tuning.n_trials and time.monotonic() < end:
+        study.optimize(lambda trial: run_trial(trial, config, space, shared), n_trials=1, catch=errors_of_values())
+        write_results(study, config, shared)
+        check_failures(study, tuning.n_trials)
+    log_end(study, config)
+
+
+def mask_password(text: str) -> str:
+    """Replace passwords in URLs by asterisks.
+
+    Example:
+        >>> mask_password("tuning.storage=postgresql://alice:secret@host/studies")
+        'tuning.storage=postgresql://alice:***@host/studies'
+    """
+    return re.sub(r"(://[^:/@\s]*:)\S*(?=@)|(password=)[^&\s]*", r"\1\2***", text)
+
+
+def check(config: TuneConfig) -> None:
+    """Check what only a study needs.
+
+    Raises:
+        ConfigurationError: With all faults.
+    """
+    faults = {
+        "tune.py: needs the package optuna; run `uv sync --extra all`": importlib.util.find_spec("optuna") is None,
+        "data.val_fraction=0: trials are compared by validation images; set data.val_fraction=0.2": (
+            config.data.val_fraction == 0
+        ),
+        "resume: is for train.py; the command that started a study resumes it": config.resume is not None,
+        "trainer.strategy: a trial runs in one process; start the command several times": config.trainer.is_distributed,
+        "trainer.fast_dev_run=true: writes no results to compare; drop it": config.trainer.fast_dev_run,
+        "tuning.seeds_per_trial: with data.split=ratio, validation images of one seed are test images of another; "
+        "set it to 1": config.tuning.seeds_per_trial > 1 and config.data.split == "ratio",
+    }
+    if any(faults.values()):
+        raise ConfigurationError("\n".join(fault for fault, is_there in faults.items() if is_there))
+
+
+def read_search_space(entries: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> SearchSpace:
+    """Validate the entries of a search space, without keys that the command line sets.
+
+    Raises:
+        ConfigurationError: With all faults, or if no key is left.
+    """
+    space, faults = {}, []
+    for key, entry in entries.items():
+        if key.partition(".")[0] in FIXED and key not in SEARCHABLE:
+            faults.append(f"search_space: {key}: cannot be searched, because trials would not be comparable")
+            continue
+        try:
+            space[key] = validate(SearchedKey, entry)
+        except ConfigurationError as error:
+            faults += [f"search_space: {key}: {fault}" for fault in str(error).splitlines()]
+    if faults:
+        raise ConfigurationError("\n".join(faults))
+    given = {_key(override) for override in overrides}
+    space = {key: entry for key, entry in space.items() if key not in given}
+    if not space:
+        raise ConfigurationError("search_space: the command sets all of its keys; drop one of them")
+    return space
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def select_train_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that train.py has too.
+
+    Example:
+        >>> select_train_overrides(["study=s", "tuning.n_trials=3", "seed=1"])
+        ['seed=1']
+    """
+    own = r"(study|search_space|tuning\..*|hydra[./](?!searchpath).*)"
+    return [override for override in overrides if not re.fullmatch(own, _key(override))]
+
+
+def write_overrides(values: Mapping[str, Value]) -> list[str]:
+    """Write values as overrides.
+
+    Example:
+        >>> write_overrides({"optimizer": "adamw", "optimizer.lr": 1e-5})
+        ['optimizer="adamw"', 'optimizer.lr=1e-05']
+    """
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+
+
+def compose(overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """Compose conf/train.yaml; Hydra has to be initialized, as it is in a program.
+
+    Raises:
+        ConfigurationError: If a key or an option does not exist.
+    """
+    try:
+        return hydra.compose("train", overrides=list(overrides), return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(explain(error)) from error
+
+
+def check_composition(space: SearchSpace, shared: Sequence[str]) -> None:
+    """Compose every bound and choice once.
+
+    Raises:
+        ConfigurationError: If a searched key does not exist, or one of its values is not possible.
+    """
+    extremes = {key: entry.extremes() for key, entry in space.items()}
+    for index in range(max(len(values) for values in extremes.values())):
+        values = write_overrides({key: each[index % len(each)] for key, each in extremes.items()})
+        try:
+            validate(TrainConfig, compose([*shared, *values]))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}\nsearch_space: composed with {' '.join(values)}") from error
+
+
+def open_study(config: TuneConfig, space: SearchSpace) -> "Study":
+    """Create or load a study in its database.
+
+    Raises:
+        RunFolderError: If the folder holds another study.
+        ConfigurationError: If the database cannot be used.
+    """
+    import optuna  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - comes with optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    config.study.mkdir(parents=True, exist_ok=True)
+    path = (config.study / "study.db").absolute()
+    url = config.tuning.storage or f"sqlite:///{path}"
+    wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # s, while another process writes
+    with FileLock(config.study / ".lock"), warnings.catch_warnings():
+        name = study_name(config, space)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeat
+        try:
+            storage = optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=wait,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(MAX_REPEATS),
+            )
+            study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                direction="minimize" if config.tuning.metric == "val_loss" else "maximize",
+                pruner=make_pruner(config.tuning, max_epochs=config.trainer.max_epochs),
+                load_if_exists=True,
+            )
+            optuna.storages.fail_stale_trials(study)
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            where = path if config.tuning.storage is None else f"tuning.storage={url}"
+            raise ConfigurationError(mask_password(f"{where}: the database cannot be used ({reason})")) from None
+    return study
+
+
+def study_name(config: TuneConfig, space: SearchSpace) -> str:
+    """Return the name of a study in its database from study.json, which is written for a new study.
+
+    Raises:
+        RunFolderError: If the folder holds another study, with the keys that differ.
+    """
+    asked = flatten(plain(config) | {"search_space": {}})
+    for key, entry in space.items():
+        asked[f"search_space.{key}"] = entry.model_dump(mode="json", exclude_defaults=True)
+    asked["tuning.storage"] = mask_password(config.tuning.storage or "study.db")
+    asked = {key: value for key, value in asked.items() if key not in RESUME_KEYS}
+    path = config.study / "study.json"
+    if not path.exists():
+        content = {"name": f"{config.study.absolute().name}-{secrets.token_hex(4)}", "config": asked}
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    stored = content["config"]
+    differing = [
+        f"{key} ({stored.get(key)} there, {asked.get(key)} here)"
+        for key in sorted(stored.keys() | asked.keys())
+        if stored.get(key) != asked.get(key)
+    ]
+    if differing:
+        raise RunFolderError(f"{config.study}: holds another study: {join_truncated(differing)}; choose another folder")
+    return str(content["name"])
+
+
+def make_pruner(tuning: TuningConfig, *, max_epochs: int) -> "BasePruner":
+    """Build Optuna's pruner."""
+    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner  # noqa: PLC0415
+
+    if tuning.pruner == "median":
+        return MedianPruner(n_startup_trials=tuning.warmup_trials, n_warmup_steps=tuning.warmup_epochs)
+    if tuning.pruner == "hyperband":
+        return HyperbandPruner(min_resource=min(tuning.warmup_epochs, max_epochs), max_resource=max_epochs)
+    return NopPruner()
+
+
+def make_sampler(tuning: TuningConfig, index: int) -> "BaseSampler":
+    """Build the sampler of one trial; its seed follows the index, so that a resumed study draws the same values."""
+    from optuna.samplers import RandomSampler, TPESampler  # noqa: PLC0415
+
+    seed = derived_seed(tuning.seed, "trial", index) % 2**32
+    if tuning.sampler == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=tuning.startup_trials)
+
+
+def count_distinct(trials: Sequence["FrozenTrial"]) -> int:
+    """Return the number of trials; repetitions of an interrupted trial, to which Optuna gives numbers, count once."""
+    indices = [trial.user_attrs["trial"] for trial in trials if "trial" in trial.user_attrs]
+    return len(trials) - len(indices) + len(set(indices))
+
+
+def count_started(study: "Study") -> int:
+    """Return the number of trials that were started and do not wait to be repeated."""
+    trials = study.get_trials(deepcopy=False)
+    return count_distinct(trials) - sum(trial.state.name == "WAITING" for trial in trials)
+
+
+def errors_of_values() -> tuple[type[Exception], ...]:
+    """Return the errors that the values of a trial cause: the trial has failed, and the study continues."""
+    import torch  # noqa: PLC0415
+
+    return TrainingError, ConfigurationError, torch.OutOfMemoryError, MemoryError
+
+
+def run_trial(trial: "Trial", config: TuneConfig, space: SearchSpace, shared: Sequence[str]) -> float:
+    """Draw the values of a trial, train with them, and return the metric on validation images.
+
+    A trial that a signal or an error not due to its values interrupts is queued, to be repeated in the same folder.
+    """
+    import optuna  # noqa: PLC0415
+
+    earlier = [other for other in trial.study.get_trials(deepcopy=False) if other.number < trial.number]
+    index = trial.user_attrs.get("trial", count_distinct(earlier))
+    trial.set_user_attr("trial", index)
+    trial.study.sampler = make_sampler(config.tuning, index)
+    values = write_overrides({key: entry.suggest(trial, key) for key, entry in space.items()})
+    log.info("trial %d of %d: %s", index, config.tuning.n_trials, " ".join(values))
+    folder, is_over = config.study / "trials" / str(index), True
+    try:
+        value = train_trial(trial, config, [*shared, *values], folder)
+    except BaseException as error:
+        is_over = isinstance(error, (*errors_of_values(), optuna.TrialPruned))
+        if is_over:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            trial.set_user_attr("reason", reason)
+            log.info("trial %d: %s", index, reason)
+        else:
+            trial.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+            if not isinstance(error, Exception | KeyboardInterrupt):  # Optuna ends the trial for these
+                trial.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise
+    finally:
+        if is_over and not config.tuning.keep_checkpoints:
+            for checkpoints in folder.glob("**/checkpoints"):
+                shutil.rmtree(checkpoints, ignore_errors=True)
+    log.info("trial %d: %s %.4f", index, config.tuning.metric, value)
+    return value
+
+
+def train_trial(trial: "Trial", config: TuneConfig, overrides: Sequence[str], folder: Path) -> float:
+    """Train once per seed and return the mean of the metric; only the first training may be pruned."""
+    from breakhis_pl.data.dataset import Subset  # noqa: PLC0415
+    from breakhis_pl.train import train  # noqa: PLC0415 - imports torch
+
+    train_config, results = validate(TrainConfig, compose(overrides)), []
+    for index in range(config.tuning.seeds_per_trial):
+        run = folder if config.tuning.seeds_per_trial == 1 else folder / f"seed{config.seed + index}"
+        seeded = train_config.model_copy(update={"seed": config.seed + index})
+        callbacks = [report_epochs(trial, config.tuning.metric)] if index == 0 else []
+        train(seeded, run, callbacks=callbacks, evaluate_on=(Subset.VAL,))
+        results.append(read_result(RunFolder(run), config.tuning.metric))
+    return fmean(results)
+
+
+def report_epochs(trial: "Trial", metric: str) -> "Callback":
+    """Build the callback that reports the metric of every epoch to the pruner.
+
+    A trial is pruned when its next epoch starts, so that history and checkpoint hold the last one.
+    """
+    import optuna  # noqa: PLC0415
+    from lightning.pytorch.callbacks import LambdaCallback  # noqa: PLC0415
+
+    def report(trainer: Any, _module: Any) -> None:
+        trial.report(float(trainer.callback_metrics[metric]), step=trainer.current_epoch + 1)
+
+    def prune(trainer: Any, _module: Any) -> None:
+        if trial.should_prune():
+            raise optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
+
+    return LambdaCallback(on_train_epoch_end=report, on_train_epoch_start=prune)
+
+
+def read_result(run: RunFolder, metric: str) -> float:
+    """Return a metric of the selected epoch of a finished run.
+
+    Raises:
+        TrainingError: If it is not defined.
+    """
+    history, selection = pd.read_csv(run.history_csv, index_col="epoch"), run.read().selection
+    value = float(history[metric].loc[history.index[-1] if selection is None else selection["best_epoch"]])
+    if not math.isfinite(value):
+        raise TrainingError(f"tuning.metric={metric}: is not defined in {run.history_csv}; set tuning.metric=val_loss")
+    return value
+
+
+def check_failures(study: "Study", n_trials: int) -> None:
+    """Stop a study in which nothing succeeds.
+
+    Raises:
+        TrainingError: If the first three trials failed.
+    """
+    trials = study.get_trials(deepcopy=False)
+    ended = [trial for trial in trials if trial.state.name == "COMPLETE" or "reason" in trial.user_attrs]
+    if len(ended) >= min(MIN_FAILURES, n_trials) and all(trial.state.name == "FAIL" for trial in ended):
+        reason = ended[-1].user_attrs["reason"]
+        raise TrainingError(f"all {len(ended)} trials failed, the last one with: {reason}")
+
+
+def write_results(study: "Study", config: TuneConfig, shared: Sequence[str]) -> None:
+    """Write study.csv, the figures, and the best trial as an experiment file."""
+    folder, metric = config.study, config.tuning.metric
+    table = study.trials_dataframe(("number", "state", "value", "duration", "params", "user_attrs"))
+    write_text(folder / "study.csv", table.to_csv(index=False))
+    n_complete = sum(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
+    if n_complete == 0:
+        return
+    best = study.best_trial
+    header = f"# @package _global_\n# {metric} {best.value:.6g} on validation images: the best of {n_complete} trials\n"
+    (folder / "experiment").mkdir(exist_ok=True)
+    content = make_experiment([*shared, *write_overrides(best.params)])
+    write_text(folder / "experiment" / "best_trial.yaml", header + OmegaConf.to_yaml(content))
+    draw_figures(study, folder, metric, with_importances=n_complete >= MIN_FOR_IMPORTANCES)
+
+
+def make_experiment(overrides: Sequence[str]) -> DictConfig:
+    """Return an experiment that composes to the same configuration as the overrides: what differs from the defaults."""
+    chosen, default = compose(overrides, with_hydra=True), compose([], with_hydra=True)
+    usual = default.hydra.runtime.choices
+    groups = {
+        group: option
+        for group, option in chosen.hydra.runtime.choices.items()
+        if option != usual.get(group) and group != "experiment" and not group.startswith("hydra")
+    }
+    start = flatten(OmegaConf.to_container(compose(write_overrides(groups))))  # type: ignore[arg-type]
+    content = OmegaConf.create({"defaults": [{f"override /{group}": option} for group, option in groups.items()]})
+    for key, value in flatten(OmegaConf.to_container(compose(overrides))).items():  # type: ignore[arg-type]
+        if key not in start or start[key] != value:
+            OmegaConf.update(content, key, value)
+    return content
+
+
+def draw_figures(study: "Study", folder: Path, metric: str, *, with_importances: bool) -> None:
+    """Save history.png, slices.png and importances.png as Optuna draws them."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+    from optuna.visualization import matplotlib as plots  # noqa: PLC0415
+
+    figures: dict[str, Callable[..., object]] = {
+        "history": plots.plot_optimization_history,
+        "slices": plots.plot_slice,
+        "importances": plots.plot_param_importances,
+    }
+    for name, plot in figures.items():
+        if name == "importances" and not with_importances:
+            continue
+        with warnings.catch_warnings(), plt.rc_context(), atomic_write(folder / f"{name}.png") as temporary:
+            warnings.simplefilter("ignore")  # experimental functions, axes of a single value
+            plot(study, target_name=metric)  # sets matplotlib's style
+            plt.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+            plt.close()
+
+
+def log_end(study: "Study", config: TuneConfig) -> None:
+    """Log the state of a study, and the command that trains its best configuration."""
+    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
+    log.info(
+        "%s: %s",
+        config.study,
+        ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no trials",
+    )
+    if "running" in states:
+        log.info("a running trial whose process was killed is repeated by the same command after %d s", GRACE_S)
+    if "complete" in states:
+        log.info(
+            "best: trial %d, %s %.4f on validation images, optimistic as the best of %d; train it and test it:\n%s",
+            *(study.best_trial.user_attrs["trial"], config.tuning.metric, study.best_value, states.count("complete")),
+            train_command(config.study),
+        )
+
+
+def train_command(study: Path) -> str:
+    """Return the command that trains the best configuration of a study, for a shell."""
+    url = f"file://{study.absolute()}"
+    quoted = url if re.fullmatch(r"[\w/.:+-]+", url) else json.dumps(url, ensure_ascii=False)
+    return shlex.join(["uv", "run", "train.py", f"hydra.searchpath=[{quoted}]", "experiment=best_trial"])

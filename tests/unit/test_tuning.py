@@ -1,0 +1,469 @@
+"""Studies whose trials train nothing: the value of a trial is its learning rate."""
+
+import logging
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from breakhis_pl import tuning
+from breakhis_pl.config import TrainConfig, TuneConfig, plain, validate
+from breakhis_pl.errors import ConfigurationError, DataError, RunFolderError, TrainingError
+from tests.configs import CONF
+
+pytestmark = pytest.mark.extra("optuna")
+optuna = pytest.importorskip("optuna")
+
+Objective = Callable[..., float]
+
+
+@pytest.fixture(autouse=True)
+def _hydra(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hydra as it is inside a program."""
+    monkeypatch.setattr(sys, "argv", ["tune.py"])
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+REAL = {name: getattr(tuning, name) for name in ("draw_figures", "make_experiment", "check_composition")}
+"""Steps that take most of the time, and are replaced in most tests."""
+
+
+@pytest.fixture(autouse=True)
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Replace slow steps; note whether importances would be among the figures."""
+    drawn: list[bool] = []
+    monkeypatch.setattr(tuning, "draw_figures", lambda *_, with_importances: drawn.append(with_importances))
+    monkeypatch.setattr(tuning, "make_experiment", lambda _: {})
+    monkeypatch.setattr(tuning, "check_composition", lambda *_: None)
+    return drawn
+
+
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch, figures: list[bool]) -> None:  # noqa: ARG001 - undoes it
+    """Replace nothing but the training."""
+    for name, function in REAL.items():
+        monkeypatch.setattr(tuning, name, function)
+
+
+def learning_rate(_trial: Any, _config: TuneConfig, overrides: list[str], _folder: Path) -> float:
+    return next(float(each.partition("=")[2]) for each in overrides if each.startswith("optimizer.lr="))
+
+
+@pytest.fixture(autouse=True)
+def objective(monkeypatch: pytest.MonkeyPatch) -> Callable[[Objective], None]:
+    """Replace the training of a trial."""
+    monkeypatch.setattr(tuning, "train_trial", learning_rate)
+    return lambda function: monkeypatch.setattr(tuning, "train_trial", function)
+
+
+@cache
+def compose_tune(*overrides: str) -> DictConfig:
+    return compose("tune", ["study=x", "data.val_fraction=0.2", *overrides])
+
+
+def run(study: Path, *overrides: str, search_space: dict[str, Any] | None = None) -> pd.DataFrame:
+    """Run tune.py's function; return study.csv."""
+    composed = compose_tune(*overrides).copy()
+    composed.study = str(study)
+    if search_space is not None:
+        composed.search_space = search_space
+    tuning.tune(validate(TuneConfig, composed), ["study=x", "data.val_fraction=0.2", *overrides])
+    return pd.read_csv(study / "study.csv")
+
+
+def test_a_study_has_as_many_trials_as_asked_for_and_can_be_extended(tmp_path: Path) -> None:
+    assert len(run(tmp_path, "tuning.n_trials=3")) == 3
+    assert len(run(tmp_path, "tuning.n_trials=3")) == 3
+    table = run(tmp_path, "tuning.n_trials=4")
+    assert table["state"].tolist() == ["COMPLETE"] * 4
+    assert table["value"].tolist() == table["params_optimizer.lr"].tolist()
+    assert (table["params_optimizer.lr"].between(1e-5, 1e-2)).all()
+    assert set(table["params_data.batch_size"]) <= {16, 32, 64}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_resumed_study_draws_what_an_uncut_one_draws(tmp_path: Path, sampler: str) -> None:
+    options = (f"tuning.sampler={sampler}", "tuning.startup_trials=3")
+    whole = run(tmp_path / "whole", "tuning.n_trials=6", *options)
+    run(tmp_path / "cut", "tuning.n_trials=3", *options)
+    cut = run(tmp_path / "cut", "tuning.n_trials=6", *options)
+    other = run(tmp_path / "other", "tuning.n_trials=6", "tuning.seed=1", *options)
+    assert whole["params_optimizer.lr"].tolist() == cut["params_optimizer.lr"].tolist()
+    assert not set(whole["params_optimizer.lr"]) & set(other["params_optimizer.lr"])
+    assert whole["params_optimizer.lr"].is_unique
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt(), DataError("no such folder")])
+def test_an_interrupted_trial_is_repeated_in_its_folder_with_its_values(
+    tmp_path: Path, objective: Callable[[Objective], None], error: BaseException
+) -> None:
+    whole = run(tmp_path / "whole", "tuning.n_trials=3")
+    folders = []
+
+    def interrupted(trial: Any, config: TuneConfig, overrides: list[str], folder: Path) -> float:
+        folders.append(folder.name)
+        if len(folders) == 2:
+            raise error
+        return learning_rate(trial, config, overrides, folder)
+
+    objective(interrupted)
+    with pytest.raises(type(error)):
+        run(tmp_path / "cut", "tuning.n_trials=3")
+    table = run(tmp_path / "cut", "tuning.n_trials=3")
+    assert folders == ["0", "1", "1", "2"]
+    assert table["user_attrs_trial"].tolist() == [0, 1, 1, 2]
+    complete = table[table["state"] == "COMPLETE"]
+    assert complete["params_optimizer.lr"].tolist() == whole["params_optimizer.lr"].tolist()
+
+
+def killed(study: Path) -> None:
+    """Run a study and be killed in its second trial."""
+
+    def train(trial: Any, config: TuneConfig, overrides: list[str], folder: Path) -> float:
+        if folder.name == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return learning_rate(trial, config, overrides, folder)
+
+    tuning.HEARTBEAT_S, tuning.GRACE_S = 1, 1
+    tuning.train_trial = train
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        run(study, "tuning.n_trials=3")
+
+
+def test_a_trial_of_a_killed_process_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=killed, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(tuning, "GRACE_S", 1)
+    time.sleep(2.5)  # the database counts whole seconds
+    table = run(tmp_path, "tuning.n_trials=3")
+    assert table["state"].tolist() == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert table["user_attrs_trial"].tolist() == [0, 1, 1, 2]
+    assert table["params_optimizer.lr"][1] == table["params_optimizer.lr"][2]
+
+
+def test_failed_trials_do_not_stop_a_study_and_keep_their_reason(
+    tmp_path: Path, objective: Callable[[Objective], None]
+) -> None:
+    outcomes = [TrainingError("the loss is not finite"), MemoryError(), ConfigurationError("a\nb"), 0.5]
+    outcomes.insert(0, 0.6)
+
+    def fail(*_: Any) -> float:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return float(outcome)  # type: ignore[arg-type]
+
+    objective(fail)
+    table = run(tmp_path, "tuning.n_trials=5")
+    assert table["state"].tolist() == ["COMPLETE", "FAIL", "FAIL", "FAIL", "COMPLETE"]
+    assert table["user_attrs_reason"].dropna().tolist() == ["the loss is not finite", "MemoryError", "a"]
+
+
+def test_a_study_stops_when_its_first_three_trials_fail(tmp_path: Path, objective: Callable[[Objective], None]) -> None:
+    def fail(*_: Any) -> float:
+        raise TrainingError("the loss is not finite")
+
+    objective(fail)
+    with pytest.raises(TrainingError):
+        run(tmp_path)
+    assert pd.read_csv(tmp_path / "study.csv")["state"].tolist() == ["FAIL"] * 3
+
+
+def test_no_trial_starts_after_the_timeout(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"study\.csv"):
+        run(tmp_path, "tuning.timeout_s=1e-9")
+
+
+def test_checkpoints_of_ended_trials_are_removed_unless_they_are_wanted(
+    tmp_path: Path, objective: Callable[[Objective], None]
+) -> None:
+    def train(_trial: Any, _config: TuneConfig, _overrides: list[str], folder: Path) -> float:
+        (folder / "seed0" / "checkpoints").mkdir(parents=True)
+        if folder.name == "1":
+            raise TrainingError("diverged")
+        return 1.0
+
+    objective(train)
+    for keep, n_left in (("false", 0), ("true", 2)):
+        run(tmp_path / keep, "tuning.n_trials=2", f"tuning.keep_checkpoints={keep}")
+        assert len(list((tmp_path / keep).glob("trials/*/seed0/checkpoints"))) == n_left
+
+
+def compose_best(study: Path) -> TrainConfig:
+    """Compose what the command that the study ends with would train."""
+    command = shlex.split(tuning.train_command(study))
+    assert command[:3] == ["uv", "run", "train.py"]
+    return validate(TrainConfig, compose("train", command[3:]))
+
+
+@pytest.mark.usefixtures("real")
+def test_a_maximized_metric_has_its_largest_value_as_best(tmp_path: Path) -> None:
+    table = run(tmp_path, "tuning.n_trials=2", "tuning.metric=val_auroc")
+    assert compose_best(tmp_path).optimizer.lr == table["value"].max()
+
+
+@pytest.mark.usefixtures("real")
+def test_the_best_trial_is_an_experiment_that_composes_as_it_was_trained(tmp_path: Path) -> None:
+    study = tmp_path / "it's, a=1 [x] é"
+    options = ("experiment=demo", "model=resnext50", "optimizer.weight_decay=0.03", "trainer.max_epochs=7")
+    table = run(study, *options, "search_space=optimizer", "tuning.n_trials=2")
+    best = table.loc[table["value"].idxmin()]
+    values = [f"{key}={best[f'params_{key}']}" for key in ("optimizer", "scheduler", "optimizer.lr")]
+    expected = validate(TrainConfig, compose("train", [*options, "data.val_fraction=0.2", *values]))
+    assert plain(compose_best(study)) == plain(expected)
+
+
+def test_an_experiment_holds_what_differs_from_the_defaults_and_keeps_references() -> None:
+    experiment = tuning.OmegaConf.to_container(
+        REAL["make_experiment"](["model=resnext50", "scheduler=cosine", "optimizer.lr=0.1", "trainer.max_epochs=7"])
+    )
+    groups = {"override /model": "resnext50"}, {"override /scheduler": "cosine"}
+    assert sorted(experiment.pop("defaults"), key=str) == list(groups)
+    assert experiment == {"optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 7}}
+
+
+def test_importances_are_drawn_from_ten_complete_trials_on(tmp_path: Path, figures: list[bool]) -> None:
+    run(tmp_path, "tuning.n_trials=10")
+    assert figures == [False] * 9 + [True]
+
+
+def make_study(values: Sequence[float]) -> Any:
+    study = optuna.create_study()
+    for index, value in enumerate(values):
+        distribution = optuna.distributions.FloatDistribution(0, 100)
+        study.add_trial(optuna.create_trial(params={"x": index}, distributions={"x": distribution}, value=value))
+    return study
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.5] * 10, list(range(10))])
+def test_figures_are_drawn_and_leave_the_style_as_it_is(tmp_path: Path, values: list[float]) -> None:
+    import matplotlib.pyplot as plt
+
+    style = plt.rcParams["axes.facecolor"]
+    REAL["draw_figures"](make_study(values), tmp_path, "val_loss", with_importances=len(values) >= 10)
+    names = {"history.png", "slices.png"} | ({"importances.png"} if len(values) >= 10 else set())
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert plt.rcParams["axes.facecolor"] == style
+    assert plt.get_fignums() == []
+
+
+def test_another_configuration_in_the_folder_is_refused_and_named(tmp_path: Path) -> None:
+    run(tmp_path, "tuning.n_trials=1")
+    for override, key in (
+        ("data.fold=3", "data.fold"),
+        ("optimizer.lr=0.1", "search_space.optimizer.lr"),
+        ("tuning.pruner=none", "tuning.pruner"),
+        ("search_space=optimizer", "search_space.model.dropout"),
+    ):
+        with pytest.raises(RunFolderError, match=key):
+            run(tmp_path, "tuning.n_trials=1", override)
+    run(tmp_path, "tuning.n_trials=2", "data.root=elsewhere", "tuning.timeout_s=100")
+
+
+def test_keys_of_the_command_line_are_not_searched(tmp_path: Path) -> None:
+    table = run(tmp_path, "tuning.n_trials=1", "search_space=optimizer", "optimizer=sgd", "scheduler=cosine")
+    assert [name for name in table if name.startswith("params_")] == ["params_optimizer.lr"]
+
+
+def test_a_search_without_keys_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="search_space"):
+        run(
+            tmp_path,
+            "seed=1",
+            "model.dropout=0.1",
+            search_space={"model.dropout": {"type": "float", "low": 0, "high": 1}},
+        )
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ({"type": "flaot", "low": 0, "high": 1}, "type"),
+        ({"low": 0, "high": 1}, "type"),
+        ({"type": "float", "low": 0, "hihg": 1}, "hihg"),
+        ({"type": "float", "low": 1, "high": 1}, "low"),
+        ({"type": "float", "low": "x", "high": 1}, "low"),
+        ({"type": "float", "low": 0, "high": 1, "log": True}, "low"),
+        ({"type": "float", "low": 0, "high": float("inf")}, "high"),
+        ({"type": "int", "low": 0.5, "high": 1}, "low"),
+        ({"type": "float", "low": 0, "high": 1, "choices": [1, 2]}, "choices"),
+        ({"type": "choice", "choices": [0.1]}, "choices"),
+        ({"type": "choice", "choices": [0.1, 0.1]}, "choices"),
+        ({"type": "choice", "choices": [0.1, 0.2], "low": 0}, "choices"),
+        ({"type": "choice", "choices": [0.1, [0.2]]}, "choices"),
+    ],
+)
+def test_an_impossible_entry_is_refused_by_its_key(tmp_path: Path, entry: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.dropout") as caught:
+        run(tmp_path, search_space={"model.dropout": entry})
+    assert fault in str(caught.value)
+    assert not (tmp_path / "study.db").exists()
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize(
+    "key",
+    [
+        "optimizer.momentum",
+        "optimiser",
+        "data.fold",
+        "data.val_fraction",
+        "seed",
+        "experiment",
+        "trainer.devices",
+        "a b",
+    ],
+)
+def test_a_key_that_does_not_exist_or_cannot_be_searched_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigurationError, match=key):
+        run(tmp_path, search_space={key: {"type": "choice", "choices": [0.1, 0.2]}})
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("entry", [{"low": -1, "high": 0.5}, {"low": 0.1, "high": 1}])
+def test_a_bound_that_its_key_does_not_allow_is_refused_before_the_first_trial(
+    tmp_path: Path, entry: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"model\.dropout"):
+        run(tmp_path / "study", search_space={"model.dropout": {"type": "float", **entry}})
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.usefixtures("real")
+def test_groups_texts_null_and_whole_numbers_can_be_searched(
+    tmp_path: Path, objective: Callable[[Objective], None]
+) -> None:
+    space = {
+        "augmentation": {"type": "choice", "choices": ["none", "strong"]},
+        "augmentation.border": {"type": "choice", "choices": ["black", "mirror"]},
+        "training.ema_decay": {"type": "choice", "choices": [None, 0.9]},
+        "trainer.max_epochs": {"type": "int", "low": 1, "high": 9},
+    }
+    seen = []
+
+    def compose_trial(_trial: Any, _config: TuneConfig, overrides: list[str], _folder: Path) -> float:
+        config = validate(TrainConfig, compose("train", overrides))
+        seen.append((config.augmentation.is_identity, config.augmentation.border, config.training.ema_decay))
+        return config.trainer.max_epochs
+
+    objective(compose_trial)
+    table = run(tmp_path, "tuning.n_trials=6", "tuning.sampler=random", search_space=space)
+    assert table["value"].tolist() == table["params_trainer.max_epochs"].tolist()
+    assert [border for _, border, _ in seen] == table["params_augmentation.border"].tolist()
+    assert {is_identity for is_identity, _, _ in seen} == {True, False}
+    assert {decay for _, _, decay in seen} == {None, 0.9}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["data.val_fraction=0"], "data.val_fraction"),
+        (["resume=somewhere"], "resume"),
+        (["trainer=ddp"], "trainer.strategy"),
+        (["debug=fast_dev_run"], "trainer.fast_dev_run"),
+        (["tuning.seeds_per_trial=2", "data.split=ratio"], "tuning.seeds_per_trial"),
+    ],
+)
+def test_what_a_study_cannot_do_is_refused(tmp_path: Path, overrides: list[str], key: str) -> None:
+    with pytest.raises(ConfigurationError, match=key):
+        run(tmp_path / "study", *overrides)
+    assert not (tmp_path / "study").exists()
+
+
+def test_optuna_is_named_if_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else object())
+    config = validate(TuneConfig, compose("tune", [f"study={tmp_path}", "data.val_fraction=0.2"]))
+    with pytest.raises(ConfigurationError, match="optuna"):
+        tuning.tune(config, [])
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
+def test_a_bad_trial_is_pruned_after_the_warm_up(
+    tmp_path: Path, objective: Callable[[Objective], None], pruner: str
+) -> None:
+    ended = {}
+
+    def report(trial: Any, _config: TuneConfig, _overrides: list[str], folder: Path) -> float:
+        for epoch in range(1, 9):
+            trial.report(0.1 if int(folder.name) < 8 else 9.0, epoch)
+            if trial.should_prune():
+                ended[folder.name] = epoch
+                raise optuna.TrialPruned(f"pruned after epoch {epoch}")
+        return 0.1
+
+    objective(report)
+    options = (f"tuning.pruner={pruner}", "tuning.warmup_epochs=2", "tuning.warmup_trials=2", "trainer.max_epochs=8")
+    table = run(tmp_path, "tuning.n_trials=9", *options)
+    assert ("8" in ended) is (pruner != "none")
+    assert all(epoch >= 2 for epoch in ended.values())
+    assert table["state"].tolist().count("PRUNED") == len(ended)
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://alice:secret@host:5432/studies", "postgresql://alice:***@host:5432/studies"),
+        ("mysql+pymysql://alice:p@ss@host/studies", "mysql+pymysql://alice:***@host/studies"),
+        (
+            "postgresql://host/studies?user=alice&password=secret&x=1",
+            "postgresql://host/studies?user=alice&password=***&x=1",
+        ),
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+        ("data.root=/a:b/c", "data.root=/a:b/c"),
+    ],
+)
+def test_passwords_are_masked(text: str, masked: str) -> None:
+    assert tuning.mask_password(text) == masked
+
+
+def test_a_password_is_neither_written_nor_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = "nosuchdatabase://alice:secret@localhost/studies"
+    monkeypatch.setattr(sys, "argv", ["tune.py", f"tuning.storage={url}"])
+    with pytest.raises(ConfigurationError, match=r"alice:\*\*\*@") as caught:
+        run(tmp_path, f"tuning.storage='{url}'")
+    shown = [str(caught.value), caplog.text, *sys.argv, *(path.read_text() for path in tmp_path.iterdir())]
+    assert "alice:***@" in (tmp_path / "study.json").read_text()
+    assert all("secret" not in text for text in shown)
+
+
+def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_text("no database " * 100)
+    with pytest.raises(ConfigurationError, match=r"study\.db"):
+        run(tmp_path)
+    for url in ("nonsense", "sqlite:////nowhere/at/all.db", "oracle://u@localhost/x"):
+        with pytest.raises(ConfigurationError, match=r"tuning\.storage"):
+            run(tmp_path / "other" / url[:3], f"tuning.storage='{url}'")
+
+
+def test_a_study_can_be_kept_in_another_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/elsewhere.db"
+    run(tmp_path / "a", "tuning.n_trials=1", f"tuning.storage='{url}'")
+    run(tmp_path / "b" / "a", "tuning.n_trials=1", f"tuning.storage='{url}'")  # the same name
+    assert not (tmp_path / "a" / "study.db").exists()
+    assert len(optuna.get_all_study_summaries(url)) == 2
+
+
+def test_tuning_is_imported_without_optuna_and_torch() -> None:
+    program = "import sys, breakhis_pl.tuning; sys.exit(bool({'optuna', 'torch', 'lightning'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
