@@ -124,7 +124,7 @@ def run_name(backbone: str, overrides: ListConfig | Sequence[str]) -> str:
             continue
         is_option = key in ("experiment", "augmentation", "optimizer", "scheduler", "data")
         word = value if is_option else f"{key.rpartition('.')[2]}{value}"
-        plain_word = re.sub(r"[^A-Za-z0-9.+-]+", "-", Path(word).name if "/" in word else word).strip("-.")
+        plain_word = re.sub(r"[^A-Za-z0-9_.+-]+", "-", Path(word).name if "/" in word else word).strip("-.")
         words.append(plain_word if plain_word == word else f"{plain_word}-{_digest(override)}")
     name = "_".join(words)
     return name if len(name) <= 120 else f"{name[:110]}-{_digest(name)}"
@@ -236,8 +236,7 @@ class RunCallback(Callback):
         if isinstance(typed, TrainConfig):
             folder = Path(config.hydra.run.dir)
             RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(str(folder))}"
-            n_epochs = typed.trainer.max_epochs
-            sys.stdout.write(f"{typed.model.backbone}, {n_epochs} epochs, to {folder}; importing torch\n")
+            sys.stdout.write(f"{typed.model.backbone} to {folder}; importing torch\n")
             sys.stdout.flush()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

@@ -19,7 +19,7 @@ from breakhis_pl.evaluation.pages import Picture
 from breakhis_pl.evaluation.paired import PairedComparison, compare_runs, distinct_names
 from breakhis_pl.evaluation.repetitions import Repetitions, over_folds
 from breakhis_pl.evaluation.run_summary import METRIC_KEYS, RunSummary, is_run_folder, summarize_run
-from breakhis_pl.run_folder import write_text, atomic_write
+from breakhis_pl.run_folder import atomic_write, write_text
 
 FOREST = "forest.png"
 
@@ -125,11 +125,11 @@ def write_summaries(folder: Path, summaries: Sequence[RunSummary], *, lead: str 
     if lead is not None:
         content = replace(content, lead=[*content.lead, lead])
     # names of folders need not be text
-    write_text(folder / "comparison.csv", comparison_csv(summaries), errors="replace")
+    write_text(folder / "comparison.csv", comparison_csv(summaries))
     html = comparison_html(content, title="/".join(folder.resolve().parts[-2:]))
-    write_text(folder / "comparison.html", html, errors="replace")
+    write_text(folder / "comparison.html", html)
     page = folder / "comparison.md"
-    write_text(page, comparison_markdown(content, picture=FOREST), errors="replace")
+    write_text(page, comparison_markdown(content, picture=FOREST))
     return page
 
 

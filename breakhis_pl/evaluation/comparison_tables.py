@@ -60,7 +60,9 @@ def figure_warning(runs: Sequence[RunSummary]) -> str | None:
     synthetic = [run for run in runs if run.is_synthetic]
     incomplete = [run for run in runs if run.is_complete is False and not run.is_synthetic]
     lines = [
-        heading if len(concerned) == len(runs) else f"{heading}: {join_truncated(one_line(run.name) for run in concerned)}"
+        heading
+        if len(concerned) == len(runs)
+        else f"{heading}: {join_truncated(one_line(run.name) for run in concerned)}"
         for heading, concerned in ((SYNTHETIC_NOTE, synthetic), (INCOMPLETE_NOTE, incomplete))
         if concerned
     ]
@@ -85,7 +87,11 @@ def _warnings(runs: Sequence[RunSummary]) -> Warnings:
     warnings = []
     synthetic = [run.name for run in runs if run.is_synthetic]
     if synthetic:
-        which = "These numbers" if len(synthetic) == len(runs) else f"The numbers of {join_truncated(map(named, synthetic))}"
+        which = (
+            "These numbers"
+            if len(synthetic) == len(runs)
+            else f"The numbers of {join_truncated(map(named, synthetic))}"
+        )
         warnings.append(("Synthetic images, no tissue.", f"{which} say nothing about pathology."))
     incomplete = [run.name for run in runs if run.is_complete is False and not run.is_synthetic]
     if incomplete:

@@ -93,7 +93,8 @@ def paired_differences(
     unknown = [metric for metric in metrics if metric not in values_a]
     if unknown:
         raise ConfigurationError(
-            f"metric {join_truncated(unknown)} does not exist; expected one of {join_truncated(values_a, len(values_a))}"
+            f"metric {join_truncated(unknown)} does not exist; "
+            f"expected one of {join_truncated(values_a, len(values_a))}"
         )
     undefined = [metric for metric in metrics if np.isnan(values_a[metric][0] + values_b[metric][0])]
     if undefined:

@@ -68,7 +68,7 @@ class Ensemble:
 def write_ensemble_json(folder: Path, ensemble: Ensemble) -> None:
     """Writes ensemble.json into a folder that exists."""
     content = {"subset": Subset.TEST.value, "averaged": "probabilities", **asdict(ensemble)}
-    write_text(folder / ENSEMBLE_JSON, json.dumps(content, indent=2) + "\n", errors="backslashreplace")
+    write_text(folder / ENSEMBLE_JSON, json.dumps(content, indent=2) + "\n")
 
 
 def read_ensemble_json(folder: Path) -> Ensemble:

@@ -137,8 +137,8 @@ def read_members(folders: Sequence[Path], *, tta: str = "none") -> list[Member]:
     if lacking:
         command = f"uv run evaluate.py run={lacking[0]}" + ("" if tta == "none" else f" tta={tta}")
         raise RunFolderError(
-            f"no {table_folder(tta)}/{PREDICTIONS_CSV} in {join_truncated(lacking)}; write it with `{command}`, or leave the "
-            "run out: 'runs=[<run folder>,<run folder>]'"
+            f"no {table_folder(tta)}/{PREDICTIONS_CSV} in {join_truncated(lacking)}; write it with `{command}`, "
+            "or leave the run out: 'runs=[<run folder>,<run folder>]'"
         )
     members = {name: _member(name, run, table_folder(tta)) for name, run in zip(names, runs, strict=True)}
     _check_together(members)
@@ -184,7 +184,9 @@ def _check_together(members: Mapping[str, Member]) -> None:
         names_of.setdefault(member.checksum, []).append(name)
     twice = next((names for names in names_of.values() if len(names) > 1), None)
     if twice is not None:
-        raise PredictionsError(f"{join_truncated(twice)} have the same {PREDICTIONS_CSV}, byte by byte; name each network once")
+        raise PredictionsError(
+            f"{join_truncated(twice)} have the same {PREDICTIONS_CSV}, byte by byte; name each network once"
+        )
     kinds = {name: member.summary.is_synthetic for name, member in members.items()}
     if len(set(kinds.values())) > 1:
         drawn = join_truncated(name for name, kind in kinds.items() if kind)
@@ -196,8 +198,8 @@ def _check_together(members: Mapping[str, Member]) -> None:
         seen = sorted(row.image for row in member.split if row.subset is not Subset.TEST and row.image in tested)
         if seen:
             raise PredictionsError(
-                f"by its split.csv, {name} was trained or validated on {join_truncated(map(named, seen))}, which are among the "
-                "test images; leave it out"
+                f"by its split.csv, {name} was trained or validated on {join_truncated(map(named, seen))}, "
+                "which are among the test images; leave it out"
             )
 
 

@@ -139,12 +139,12 @@ def write_gallery(
     check_pictures(len(chosen), pixels, shown)
     entries = [replace(entry, has_heat=heat is not None) for entry in chosen]
     gallery = folder / GALLERY
-    shutil.rmtree(gallery, ignore_errors=True)
     with atomic_folder(gallery) as aside:
         for entry, image, map_ in zip(entries, pixels, shown, strict=True):
             save_picture(aside / Path(entry.file).name, image, map_ if entry.has_heat else None)
         content = json.dumps([asdict(entry) for entry in entries], indent=2, allow_nan=False)
         (aside / "gallery.json").write_text(content + "\n", encoding="utf-8")
+        shutil.rmtree(gallery, ignore_errors=True)
     return entries
 
 

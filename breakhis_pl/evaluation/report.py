@@ -10,8 +10,7 @@ from breakhis_pl.evaluation.gallery import KINDS
 from breakhis_pl.evaluation.pages import render
 from breakhis_pl.evaluation.patients import patient_rows
 from breakhis_pl.evaluation.run_files import RunFiles, read_run_files
-from breakhis_pl.run_folder import write_text
-from breakhis_pl.run_folder import REPORT_PAGE
+from breakhis_pl.run_folder import REPORT_PAGE, write_text
 
 GALLERY_HEADINGS = dict(zip(KINDS, ("Surest mistakes", "Hardest patients", "Surely right"), strict=True))
 

@@ -64,5 +64,7 @@ def _row(line: int, row: dict[str, str]) -> SplitRow:
     if empty:
         raise DamagedFileError(f"line {line}, column {empty[0]}: {quoted(row[empty[0]])} is no name")
     if row["subset"] not in tuple(Subset):
-        raise DamagedFileError(f"line {line}, column subset: {quoted(row['subset'])} is none of {join_truncated(Subset)}")
+        raise DamagedFileError(
+            f"line {line}, column subset: {quoted(row['subset'])} is none of {join_truncated(Subset)}"
+        )
     return SplitRow(image=row["image"], patient=row["patient"], case=row["case"], subset=Subset(row["subset"]))

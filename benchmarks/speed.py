@@ -1,0 +1,133 @@
+"""Measure train.py, alternating with another checkout: rate, time to the first batch, peak memory, building the cache.
+
+Usage: uv run python -m benchmarks.speed --images <folder> --originals <folder> [--against <checkout>] [--rounds 5]
+
+Every measurement is a process of its own. The table has medians, and the ratio of this checkout to the other one.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).resolve().parent.parent
+FIRST_BATCH = """
+import os, runpy, sys, time
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as Loop
+advance = Loop.advance
+def stop(self, *arguments):
+    advance(self, *arguments)
+    print("seconds", time.time() - float(os.environ["START"]), flush=True)
+    os._exit(0)
+Loop.advance = stop
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+BUILD_CACHE = """
+import sys, tempfile, time
+from pathlib import Path
+root, start = Path(sys.argv[1]), time.perf_counter
+try:
+    from breakhis_pl.data.breakhis import open_breakhis
+    from breakhis_pl.data.image_cache import ImageCache
+    records = open_breakhis(root, task="binary", magnifications=(200,), require_complete=False).records
+    build = lambda folder: ImageCache.open(records, image_size=224, folder=folder, progress_bar=False)
+except ImportError:  # before the rebuild
+    from breakhis_pl.data.index import index_images
+    from breakhis_pl.data.store import open_store
+    records = index_images(root, (200,))
+    build = lambda folder: open_store(records, image_size=224, cache_dir=folder, show_progress=False)
+with tempfile.TemporaryDirectory() as folder:
+    begin = start(); build(Path(folder)); print("build", start() - begin)
+    begin = start(); build(Path(folder)); print("open", start() - begin)
+"""
+
+
+def run(checkout: Path, *command: str, cwd: Path) -> tuple[str, float]:
+    """Run Python in a checkout; return its output and its peak memory in MB."""
+    environment = os.environ | {"PYTHONPATH": str(checkout), "START": str(time.time())}
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, *command],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    output = process.stdout.read() if process.stdout else ""
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise RuntimeError(output[-2000:])
+    return output, usage.ru_maxrss / 1024
+
+
+def measure(checkout: Path, images: Path, originals: Path | None, cache: Path) -> dict[str, float]:
+    """Take every measurement once.
+
+    Args:
+        checkout: Checkout that is measured.
+        images: Folder of BreakHis images at 200X.
+        originals: Folder of images of the original size, for the cache; None leaves it out.
+        cache: Folder of image caches that the rounds share.
+    """
+    values = {}
+    keys = ["data=breakhis", f"data.root={images}", "data.require_complete=false", "model.weights=none", "gallery=0"]
+    keys += [f"data.cache_dir={cache}", "trainer=cpu", "trainer.progress_bar=false", "seed=0"]
+    for size, n_batches in ((64, 17), (224, 4)):
+        with tempfile.TemporaryDirectory() as folder:
+            own = [f"data.image_size={size}", f"trainer.limit_train_batches={n_batches}", "trainer.max_epochs=3"]
+            train = [str(checkout / "train.py"), *keys, *own, "hydra.run.dir=run"]
+            _, memory = run(checkout, *train, cwd=Path(folder))
+            rates = pd.read_csv(Path(folder, "run", "history.csv"))["images_per_second"]
+            values[f"images/s at {size} px"] = float(rates[1:].max())  # the first epoch warms up
+            values[f"peak memory at {size} px (MB)"] = memory
+    with tempfile.TemporaryDirectory() as folder:
+        train = [str(checkout / "train.py"), *keys, "data.image_size=64", "hydra.run.dir=run"]
+        output, _ = run(checkout, "-c", FIRST_BATCH, *train, cwd=Path(folder))
+        values["time to the first batch (s)"] = float(output.rpartition("seconds")[2])
+    if originals is not None:
+        output, _ = run(checkout, "-c", BUILD_CACHE, str(originals), cwd=checkout)
+        for line in output.splitlines():
+            if line.startswith(("build ", "open ")):
+                values[f"{line.split()[0]} the cache (s)"] = float(line.split()[1])
+    return values
+
+
+def main() -> None:
+    """Print the table, and write all measurements as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="folder of BreakHis images at 200X")
+    parser.add_argument("--originals", type=Path, help="folder of images of the original size, for the cache")
+    parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="JSON file for all measurements")
+    options = parser.parse_args()
+    checkouts = {"this": HERE} | ({"other": options.against.resolve()} if options.against else {})
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+    with tempfile.TemporaryDirectory() as cache:
+        for number in range(options.rounds):
+            order = list(checkouts) if number % 2 == 0 else list(checkouts)[::-1]
+            for name in order:
+                originals = None if options.originals is None else options.originals.resolve()
+                rows[name].append(measure(checkouts[name], options.images.resolve(), originals, Path(cache, name)))
+                sys.stderr.write(f"round {number + 1}, {name}: {rows[name][-1]}\n")
+    if options.out is not None:
+        options.out.write_text(json.dumps(rows, indent=2))
+    table = pd.DataFrame(
+        {name: {key: statistics.median(row[key] for row in of) for key in of[0]} for name, of in rows.items()}
+    )
+    if "other" in table:
+        table["this / other"] = table["this"] / table["other"]
+    sys.stdout.write(f"{table.to_string(float_format='{:.3g}'.format)}\n")
+
+
+if __name__ == "__main__":
+    main()
