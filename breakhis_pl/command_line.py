@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -161,7 +162,10 @@ def load(model: type[Any], composed: DictConfig, overrides: Sequence[str]) -> An
     config = validate(model, composed)
     if not isinstance(config, TrainConfig) or config.resume is None:
         return config
-    record = RunFolder(config.resume).read()
+    try:
+        record = RunFolder(config.resume).read()
+    except RunFolderError as error:
+        raise RunFolderError(f"resume={error}") from error
     stored = validate(model, record.config)
     resumed = OmegaConf.create(record.config)
     keys = [key for key in map(_key, overrides) if key != "resume"]
@@ -233,7 +237,7 @@ class RunCallback(Callback):
             typed = load(PROGRAMS[program], _without_hydra(config), config.hydra.overrides.task)
             check_inputs(typed)
             self._choose_folder(config, typed)
-        if isinstance(typed, TrainConfig):
+        if isinstance(typed, TrainConfig) and not isinstance(typed, TuneConfig):
             folder = Path(config.hydra.run.dir)
             RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(str(folder))}"
             sys.stdout.write(f"{typed.model.backbone} to {folder}; importing torch\n")
@@ -279,9 +283,11 @@ class RunCallback(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Log the failure of a run of a sweep, and write the comparison of the runs so far."""
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
         error = job_return._return_value  # the property raises it
+        if config.hydra.mode != RunMode.MULTIRUN:
+            if isinstance(error, BreakHisError):
+                _remove_empty_run(Path(config.hydra.run.dir), f"{config.hydra.job.name}.log")
+            return
         if job_return.status is JobStatus.FAILED:
             RunCallback.logged_errors.append(error)
             log.error("%s: %s", config.hydra.sweep.subdir, explain(error) or "".join(traceback.format_exception(error)))
@@ -351,6 +357,19 @@ def _new_folder(folder: Path) -> Path:
             number += 1
         else:
             return candidate
+
+
+def _remove_empty_run(folder: Path, log_name: str) -> None:
+    """Remove what Hydra wrote into the folder of a run that ended before its first step, and the folder if it is empty."""
+    if RunFolder(folder).run_json.exists() or not (folder / ".hydra").is_dir():
+        return
+    with suppress(OSError):  # other files are there, or Windows keeps the log open
+        shutil.rmtree(folder / ".hydra")
+        for path in (folder / log_name, folder / ".lock"):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+        folder.parent.rmdir()
+        folder.parent.parent.rmdir()
 
 
 def _check_access(folder: Path) -> None:

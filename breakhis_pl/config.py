@@ -645,6 +645,9 @@ def validate(model: type[ConfigT], composed: DictConfig | Mapping[str, Any]) -> 
     Raises:
         ConfigurationError: One line per fault.
     """
+    missing = sorted(OmegaConf.missing_keys(composed)) if isinstance(composed, DictConfig) else []
+    if missing:
+        raise ConfigurationError("\n".join(f"{key}: has no value; set {key}=…" for key in missing))
     try:
         values = OmegaConf.to_container(composed, resolve=True) if isinstance(composed, DictConfig) else composed
     except OmegaConfBaseException as error:
@@ -671,7 +674,7 @@ def _fault(details: Any, values: Any) -> str:
             f"did you mean {'.'.join((*location[:-1], near[0]))}?" if near else f"keys are {join_truncated(known, 30)}"
         )
         return f"{key}={value}: unknown key; {hint}"
-    if kind == "missing" or (value == "???" and kind != "literal_error"):
+    if kind == "missing":
         return f"{key}: has no value; set {key}=…"
     rule = details["msg"].replace("Input should be", "must be").replace("String should", "must")
     rule = rule.replace("Value should", "must").replace(" or equal to", " or equal to")

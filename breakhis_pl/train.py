@@ -75,6 +75,7 @@ def train(
         trainer = make_trainer(
             config, run, device=device, precision=precision, callbacks=callbacks, loggers=list(loggers.values())
         )
+        make_optimizers(config, classifier.network)  # raises if a class cannot be used, before anything is written
         writes = is_first and not config.trainer.fast_dev_run
         if writes:
             record.run_ids = {name: str(logger.version) for name, logger in loggers.items()}
@@ -270,8 +271,9 @@ def finish(record: RunRecord, run: RunFolder, trainer: L.Trainer, *, seconds: fl
 
 def _selection(trainer: L.Trainer) -> dict[str, Any] | None:
     """Return which epoch a validation metric selected; None if the last one counts."""
-    checkpoint = next((each for each in trainer.callbacks if isinstance(each, ModelCheckpoint)), None)  # type: ignore[attr-defined]
-    if checkpoint is None or checkpoint.monitor is None or checkpoint.best_model_score is None:
+    checkpoints = [each for each in trainer.callbacks if isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
+    checkpoint = next((each for each in checkpoints if each.monitor is not None), None)
+    if checkpoint is None or checkpoint.best_model_score is None:
         return None
     stopping = next((each for each in trainer.callbacks if isinstance(each, EarlyStopping)), None)  # type: ignore[attr-defined]
     values = [row[checkpoint.monitor] for row in _history(trainer).rows]

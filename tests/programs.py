@@ -1,10 +1,10 @@
 """Run the programs inside the test process, as their users would call them."""
 
 import contextlib
-import importlib
 import io
 import logging
 import os
+import runpy
 import signal
 import sys
 import warnings
@@ -49,7 +49,6 @@ def run_program(program: str, *arguments: str, cwd: Path, draw_figures: bool = F
         cwd: Working directory.
         draw_figures: Draw figures, which takes half the time of a small run; else save blank files in their place.
     """
-    module = importlib.import_module(program)
     out, err = io.StringIO(), io.StringIO()
     status = 0
     blank = contextlib.nullcontext() if draw_figures else blank_figures()
@@ -57,8 +56,7 @@ def run_program(program: str, *arguments: str, cwd: Path, draw_figures: bool = F
         sys.argv = [f"{program}.py", *arguments]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                command_line.prepare()
-                module.main()
+                runpy.run_path(str(Path(__file__).resolve().parent.parent / f"{program}.py"), run_name="__main__")
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
                 if isinstance(end.code, str):

@@ -1,11 +1,10 @@
 import json
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
 
-from breakhis_pl.evaluation.__main__ import main as recompute
+from breakhis_pl.evaluation.run_metrics import evaluate_table
 from tests.conftest import REPOSITORY
 
 RUNS = sorted(path.parent for path in (REPOSITORY / "results").glob("*/*/run.json"))
@@ -18,13 +17,9 @@ def test_the_readme_shows_the_table_that_the_results_give() -> None:
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_metrics_of_published_runs_follow_from_their_rows(run: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy)
-    assert recompute([str(copy / "test" / "predictions.csv")]) == 0
-    assert json.loads((copy / "test" / "metrics.json").read_text()) == json.loads(
-        (run / "test" / "metrics.json").read_text()
-    )
+def test_metrics_of_published_runs_follow_from_their_rows(run: Path) -> None:
+    metrics = evaluate_table(run / "test" / "predictions.csv")
+    assert json.loads(json.dumps(metrics)) == json.loads((run / "test" / "metrics.json").read_text())
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)

@@ -1,9 +1,11 @@
 """LightningDataModule of a run: split, normalization statistics, augmentation, image cache, loaders.
 
-The loaders yield sample indices. The pixels lie on the device of the network, or on the host if they do not fit; a batch
-is gathered, augmented and normalized on the device in `on_after_batch_transfer`.
+The loaders yield sample indices. The pixels are on the device of the network, or on the host if they do not fit; batches
+are augmented and normalized on the device, in `on_after_batch_transfer`.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,18 +14,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from breakhis_pl.config import AugmentationConfig, SharedDataConfig
+from breakhis_pl.config import MIN_IMAGE_SIZE, AugmentationConfig, DataConfig
 from breakhis_pl.data.augmentation import Augmentation, AugmentationParameters, normalize
 from breakhis_pl.data.dataset import Dataset, Subset
+from breakhis_pl.data.domain import appearances, fit_domain, plain_domain
 from breakhis_pl.data.image_cache import ImageCache
 from breakhis_pl.data.sampling import EpochSampler, IndexDataset, class_weights, distribute_batches
 from breakhis_pl.data.sources import open_dataset
 from breakhis_pl.data.splits import Split, make_split
 from breakhis_pl.data.stain import StainTarget, fit_stain
 from breakhis_pl.errors import ConfigurationError, DataError
+from breakhis_pl.run_folder import write_text
 
-MAX_MEMORY_SHARE = 0.5
-"""Share of the free device memory that pixels may take; the rest is for the network."""
+MAX_MEMORY_FRACTION = 0.5
+"""Fraction of the free device memory that pixels may take; the rest is for the network."""
 
 CUDA_EVAL_FACTOR = 4
 """Evaluation batches on a GPU are this much larger: nothing is kept for a backward pass."""
@@ -43,8 +47,8 @@ class Batch(NamedTuple):
     indices: Tensor
 
 
-class _OnDevice(NamedTuple):
-    """Tensors on a device; pixels is None if they stay on the host."""
+class _DeviceTensors(NamedTuple):
+    """What batches are made of on a device; pixels is None if they stay on the host."""
 
     pixels: Tensor | None
     targets: Tensor
@@ -66,23 +70,24 @@ class BreakHisDataModule(L.LightningDataModule):
         progress_bar: Show progress bars on a terminal.
 
     Attributes:
-        dataset: The images that train, validation or test use.
-        split: The subset of each image.
-        cache: Decoded images, in the order of `dataset.records`, after stain normalization.
-        mean: Per channel over all pixels of all train images, each once, in [0, 1].
+        dataset: Images that train, validation or test use; a sample index is a position in its records.
+        split: Subset of each image.
+        cache: Decoded images in the order of the records, after stain normalization.
+        mean: Of each channel over all pixels of all train images, each once, in [0, 1].
         std: Likewise the population standard deviation.
-        stain: Target of stain normalization; None without.
+        stain: Target of stain normalization; None for data.stain=none.
     """
 
     dataset: Dataset
     split: Split
     cache: ImageCache
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: list[float]
+    std: list[float]
+    stain: StainTarget | None
 
     def __init__(
         self,
-        data: SharedDataConfig,
+        data: DataConfig,
         augmentation: AugmentationConfig,
         *,
         seed: int,
@@ -100,12 +105,11 @@ class BreakHisDataModule(L.LightningDataModule):
         self.memory_format = memory_format
         self.overfit_batches = overfit_batches
         self.progress_bar = progress_bar
-        self.stain: StainTarget | None = None
+        self._is_set_up = False
         self._augmentation = Augmentation(augmentation, seed=seed)
         self._parameters: tuple[int, torch.device, AugmentationParameters] | None = None
-        self._on_device: dict[torch.device, _OnDevice] = {}
-        self._host_pixels: Tensor | None = None
-        self._is_set_up = False
+        self._tensors: dict[torch.device, _DeviceTensors] = {}
+        self._domain: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
         """Generate and decode images if they are not cached; Lightning calls this in one process."""
@@ -123,25 +127,20 @@ class BreakHisDataModule(L.LightningDataModule):
         self.split = make_split(dataset, self.data, seed=self.seed)
         self.dataset = self.split.dataset
         self._check_batches()
-        self.cache = ImageCache.open(
+        self._decoded = ImageCache.open(
             self.dataset.records,
             image_size=self.data.image_size,
             folder=self.data.cache_dir,
             progress_bar=self.progress_bar,
         )
-        if self.data.verify and not self.cache.was_built:
-            self.cache.verify(self.dataset.records, progress_bar=self.progress_bar)
-        train = self.split.indices(Subset.TRAIN)
-        if self.data.stain != "none":
-            pixels = self.cache.pixels.numpy()
-            self.stain = fit_stain(self.data.stain, (pixels[index] for index in train))
-            self.cache = self.cache.transform(
-                self.stain.normalize, key=str(self.stain.to_plain()), progress_bar=self.progress_bar
+        if self.data.verify and not self._decoded.was_built:
+            self._decoded.verify(self.dataset.records, progress_bar=self.progress_bar)
+        self._normalize_stain(None if self.data.stain == "none" else self._fit_stain(self.data.stain))
+        self.mean, self.std = self.cache.channel_statistics(self.split.indices(Subset.TRAIN))
+        if min(self.std) == 0:
+            raise DataError(
+                f"data.root: all pixels of a channel of all train images are equal (mean {self.mean}); check the images"
             )
-        mean, std = self.cache.channel_statistics(train)
-        if min(std) == 0:
-            raise DataError("train images have no contrast: all pixels of a channel are equal; check the images")
-        self.mean, self.std = (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
         self._is_set_up = True
 
     @property
@@ -154,22 +153,15 @@ class BreakHisDataModule(L.LightningDataModule):
         """Weights of the classes in the train loss, float32 (n_classes,); None if all are 1."""
         if self.data.balance != "loss":
             return None
-        return class_weights(self._targets(Subset.TRAIN), n_classes=len(self.dataset.classes))
+        return class_weights(self._targets(self.split.indices(Subset.TRAIN)), n_classes=len(self.dataset.classes))
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return a loader of the sample indices of train images, in an order that follows seed and epoch."""
-        train = list(self.split.indices(Subset.TRAIN))
+        train = self.split.indices(Subset.TRAIN)
         if self.overfit_batches > 0:
-            order = EpochSampler(self._targets(Subset.TRAIN), balance="none", seed=self.seed, epoch=lambda: 0)
-            train = [train[position] for position in order.positions(0)[: self.overfit_batches * self.data.batch_size]]
-        sampler = EpochSampler(
-            [self.dataset.records[index].target for index in train],
-            balance=self.data.balance,
-            seed=self.seed,
-            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
-            rank=0 if self.trainer is None else self.trainer.global_rank,
-            world_size=1 if self.trainer is None else self.trainer.world_size,
-        )
+            n_images = self.overfit_batches * self.data.batch_size
+            train = tuple(train[position] for position in self._make_sampler(train).positions(0)[:n_images])
+        sampler = self._make_sampler(train)
         return _make_loader(train, BatchSampler(sampler, self.data.batch_size, drop_last=False))
 
     def val_dataloader(self) -> list[DataLoader[Tensor]]:
@@ -177,40 +169,47 @@ class BreakHisDataModule(L.LightningDataModule):
 
         Lightning's validation loop also runs over test images, whose curve is shown; nothing is selected on them.
         """
-        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        rank, world_size = self._rank_and_world_size()
+        size = self._eval_batch_size(None if self.trainer is None else self.trainer.strategy.root_device)
         loaders = []
         for subset in self.evaluated_subsets:
             indices = self.split.indices(subset)
-            size = self._eval_batch_size(None if self.trainer is None else self.trainer.strategy.root_device)
             batches = distribute_batches(len(indices), size, rank=rank, world_size=world_size)
             loaders.append(_make_loader(indices, batches))
         return loaders
 
     def eval_batches(self, subset: Subset | str, *, device: torch.device) -> Iterator[Tensor]:
         """Yield the sample indices of a subset on a device, int64, in the order of the records."""
-        yield from torch.tensor(self.split.indices(Subset(subset)), device=device).split(self._eval_batch_size(device))
+        indices = torch.tensor(self.split.indices(Subset(subset)), device=device)
+        yield from torch.split(indices, self._eval_batch_size(device))
 
-    def transfer_batch_to_device(self, batch: Tensor, device: torch.device, dataloader_idx: int) -> Tensor:
-        """Move sample indices to the device."""
-        return batch.to(device, non_blocking=True)
+    def transfer_batch_to_device(
+        self, batch: Tensor, device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Move sample indices to the device, and their pixels if these stay on the host."""
+        is_resident = self._tensors_on(device).pixels is not None
+        pixels = None if is_resident else self._gather_on_host(batch, device)
+        return batch.to(device, non_blocking=True), pixels
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Batch:
-        """Make the batch of some sample indices; augmented during training."""
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor | None], dataloader_idx: int) -> Batch:
+        """Make a batch of images, augmented during training."""
+        indices, pixels = batch
         is_training = self.trainer is not None and self.trainer.training
-        return self.batch(batch, epoch=self.trainer.current_epoch if is_training and self.trainer is not None else None)
+        return self.batch(indices, epoch=self._epoch() if is_training else None, pixels=pixels)
 
-    def batch(self, indices: Tensor, *, epoch: int | None = None) -> Batch:
+    def batch(self, indices: Tensor, *, epoch: int | None = None, pixels: Tensor | None = None) -> Batch:
         """Make a batch on the device of the indices.
 
         Args:
             indices: Sample indices, int64 (batch,).
             epoch: Epoch, from 0, whose augmentation is applied; None for none.
+            pixels: Their pixels, uint8 (batch, size, size, 3), if they are on the device already.
         """
         own = self._tensors_on(indices.device)
         if own.pixels is not None:
             pixels = own.pixels.index_select(0, indices)
-        else:
-            pixels = self._gather_on_host(indices)
+        elif pixels is None:
+            pixels = self._gather_on_host(indices.cpu(), indices.device)
         parameters = None
         if epoch is not None and not self._augmentation.is_identity:
             parameters = self._parameters_of(epoch, indices.device).select(indices)
@@ -219,63 +218,108 @@ class BreakHisDataModule(L.LightningDataModule):
 
     def release(self) -> None:
         """Free the memory of the device."""
-        self._on_device.clear()
-        self._parameters = self._host_pixels = None
+        self._tensors.clear()
+        self._parameters = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs to be used without the train images."""
+        """Return what is needed to use a checkpoint without the train images."""
+        if self._domain is None:
+            train = self.split.indices(Subset.TRAIN)
+            features = appearances(self.cache.pixels.numpy(), train, n_threads=torch.get_num_threads())
+            domain = fit_domain(features, [self.dataset.records[index].case for index in train])
+            self._domain = {"domain": None if domain is None else plain_domain(domain)}
         return {
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": self.mean,
+            "std": self.std,
             "image_size": self.data.image_size,
             "split_checksum": self.split.checksum(),
             "stain": None if self.stain is None else self.stain.to_plain(),
+            **self._domain,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the statistics of a checkpoint."""
-        self.mean, self.std = tuple(state_dict["mean"]), tuple(state_dict["std"])
-        self._on_device.clear()
+        """Normalize as the network of a checkpoint was trained, after `setup`."""
+        self.mean, self.std = list(state_dict["mean"]), list(state_dict["std"])
+        stain = None if state_dict["stain"] is None else StainTarget.from_plain(state_dict["stain"])
+        if stain != self.stain:
+            self._normalize_stain(stain)
+        self.release()
 
-    def _targets(self, subset: Subset) -> list[int]:
-        return [self.dataset.records[index].target for index in self.split.indices(subset)]
+    def _fit_stain(self, method: str) -> StainTarget:
+        """Fit the target to the train images, or read it from the file beside the cache where it was saved."""
+        train = self.split.indices(Subset.TRAIN)
+        key = hashlib.sha256(f"{method} {self._decoded.pixels_checksum} {train}".encode()).hexdigest()[:16]
+        path = self._decoded.path.with_name(f"{self._decoded.path.stem}-{method}-{key}.json")
+        if not path.is_file():
+            pixels = self._decoded.pixels.numpy()
+            target = fit_stain(method, (pixels[index] for index in train))
+            write_text(path, json.dumps(target.to_plain()))
+        return StainTarget.from_plain(json.loads(path.read_text()))
+
+    def _normalize_stain(self, target: StainTarget | None) -> None:
+        """Set the target, and the cache to the images that are normalized to it."""
+        self.stain, self.cache = target, self._decoded
+        if target is not None:
+            key = json.dumps(target.to_plain())
+            self.cache = self._decoded.transform(target.normalize, key=key, progress_bar=self.progress_bar)
+
+    def _targets(self, indices: Sequence[int]) -> list[int]:
+        return [self.dataset.records[index].target for index in indices]
+
+    def _epoch(self) -> int:
+        return 0 if self.trainer is None else self.trainer.current_epoch
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _make_sampler(self, indices: Sequence[int]) -> EpochSampler:
+        rank, world_size = self._rank_and_world_size()
+        return EpochSampler(
+            self._targets(indices),
+            balance=self.data.balance,
+            seed=self.seed,
+            epoch=self._epoch,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def _eval_batch_size(self, device: torch.device | None) -> int:
         factor = CUDA_EVAL_FACTOR if device is not None and device.type == "cuda" else 1
         return self.data.eval_batch_size or self.data.batch_size * factor
 
     def _check_batches(self) -> None:
-        """Refuse a train batch of a single image, which batch norm cannot use.
+        """Refuse train batches that batch norm cannot use: a network reduces the smallest images to one pixel.
 
         Raises:
-            ConfigurationError: If there is one.
+            ConfigurationError: If the last batch of an epoch is a single image.
         """
-        n_train = EpochSampler(self._targets(Subset.TRAIN), balance=self.data.balance, seed=0, epoch=lambda: 0).n_images
-        if self.data.batch_size == 1 or n_train % self.data.batch_size == 1:
+        n_train, size = len(self._make_sampler(self.split.indices(Subset.TRAIN))), self.data.batch_size
+        if self.data.image_size <= MIN_IMAGE_SIZE and (n_train - 1) % size == 0:
             raise ConfigurationError(
-                f"data.batch_size={self.data.batch_size}: of {n_train} train images, the last batch would be a single "
-                "one, which batch norm cannot use; set another batch size"
+                f"data.batch_size={size}: the last batch of {n_train} train images has a single one, which batch norm "
+                f"cannot use at data.image_size={self.data.image_size}; change one of them"
             )
 
-    def _tensors_on(self, device: torch.device) -> _OnDevice:
-        """Return targets, statistics and, if they fit, pixels on a device."""
-        if device not in self._on_device:
+    def _tensors_on(self, device: torch.device) -> _DeviceTensors:
+        """Return what batches are made of on a device, moved there once."""
+        if device not in self._tensors:
             pixels = self.cache.pixels
-            fits = device.type != "cuda" or pixels.numel() <= MAX_MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
+            fits = device.type != "cuda" or pixels.nbytes <= MAX_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]
             is_resident = fits if self.data.pixels == "auto" else self.data.pixels == "device"
-            if not is_resident and device.type == "cuda":
-                self._host_pixels = pixels.pin_memory()
-            self._on_device[device] = _OnDevice(
+            self._tensors[device] = _DeviceTensors(
                 pixels=pixels.to(device) if is_resident else None,
-                targets=torch.tensor([record.target for record in self.dataset.records], device=device),
-                mean=torch.tensor(self.mean, dtype=torch.float32, device=device),
-                std=torch.tensor(self.std, dtype=torch.float32, device=device),
+                targets=torch.tensor(self._targets(range(len(pixels))), device=device),
+                mean=torch.tensor(self.mean, device=device),
+                std=torch.tensor(self.std, device=device),
             )
-        return self._on_device[device]
+        return self._tensors[device]
 
-    def _gather_on_host(self, indices: Tensor) -> Tensor:
-        pixels = self.cache.pixels if self._host_pixels is None else self._host_pixels
-        return pixels.index_select(0, indices.cpu()).to(indices.device)
+    def _gather_on_host(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Gather pixels and send them to a device without waiting for it; uint8, (batch, size, size, 3)."""
+        shape = (len(indices), *self.cache.pixels.shape[1:])
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        torch.index_select(self.cache.pixels, 0, indices, out=pixels)
+        return pixels.to(device, non_blocking=True)
 
     def _parameters_of(self, epoch: int, device: torch.device) -> AugmentationParameters:
         """Return the augmentation of all images in an epoch, sampled once."""

@@ -24,7 +24,7 @@ from breakhis_pl.run_folder import atomic_write
 Value = TypeVar("Value")
 
 VERSION = 4
-"""Version of the file and of decoding and resizing; raise it with any change to either."""
+"""Version of the file, of decoding, resizing and stain normalization; raise it with any change to one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class ImageCache:
             progress_bar: Show a progress bar on a terminal while images are decoded.
 
         Raises:
-            DataError: If images cannot be read, all of them in one message, or the folder cannot be written.
+            DataError: If images cannot be read, all of them in one message, or the folder cannot be used.
         """
         digest = hashlib.sha256(f"{VERSION} {image_size}\n".encode())
         for record in records:
@@ -84,7 +84,7 @@ class ImageCache:
             progress_bar: Show a progress bar on a terminal while images are transformed.
 
         Raises:
-            DataError: If the folder cannot be written.
+            DataError: If the folder cannot be used.
         """
         images = self.pixels.numpy()
         digest = hashlib.sha256(f"{self.pixels_checksum} {key}".encode()).hexdigest()[:16]
@@ -99,10 +99,10 @@ class ImageCache:
     def _open_or_build(
         cls, path: Path, get_image: Callable[[int], UInt8Array], *, shape: tuple[int, ...], description: str | None
     ) -> "ImageCache":
-        cache = _load(path)
-        if cache is not None:
-            return cache
         try:
+            cache = _load(path)
+            if cache is not None:
+                return cache
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # processes that start together build a cache once
                 cache = _load(path)
@@ -112,9 +112,10 @@ class ImageCache:
                 metadata = _checksums(pixels, sums)
                 with atomic_write(path) as temporary:
                     save_file({"pixels": pixels, "sums": sums}, temporary, metadata)
+                    temporary.chmod(0o644)  # safetensors 0.8 writes files that other users of a cache cannot read
         except (OSError, SafetensorError) as error:
             raise DataError(
-                f"data.cache_dir={path.parent}: cannot be written ({error}); free space on its disk, or set "
+                f"data.cache_dir={path.parent}: cannot be used ({error}); free space on its disk, or set "
                 "data.cache_dir to another folder"
             ) from error
         return cls(path, pixels, sums, metadata["pixels"], was_built=True)

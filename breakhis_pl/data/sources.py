@@ -1,12 +1,14 @@
-"""Data sets by configuration."""
+"""Data sets by configuration. A new source is a class of `DataConfig` and a case here."""
 
-from breakhis_pl.config import BreakHisDataConfig, SharedDataConfig, SyntheticDataConfig
+from dataclasses import replace
+
+from breakhis_pl.config import BreakHisDataConfig, DataConfig
 from breakhis_pl.data.breakhis import open_breakhis
 from breakhis_pl.data.dataset import Dataset
 
 
-def open_dataset(config: SharedDataConfig, *, task: str, progress_bar: bool = True) -> Dataset:
-    """Open the data set that a configuration names; synthetic images are generated if they are not there.
+def open_dataset(config: DataConfig, *, task: str, progress_bar: bool = True) -> Dataset:
+    """Open the data set that a configuration names; synthetic images are generated if they do not exist.
 
     Args:
         config: Keys of `data`.
@@ -21,11 +23,8 @@ def open_dataset(config: SharedDataConfig, *, task: str, progress_bar: bool = Tr
         return open_breakhis(
             config.root, task=task, magnifications=magnifications, require_complete=config.require_complete
         )
-    from dataclasses import replace  # noqa: PLC0415
-
     from breakhis_pl.data.synthetic import synthetic_folder  # noqa: PLC0415 - imports scipy
 
-    assert isinstance(config, SyntheticDataConfig)
     folder = synthetic_folder(
         config.cache_dir,
         magnifications=magnifications,
@@ -38,8 +37,8 @@ def open_dataset(config: SharedDataConfig, *, task: str, progress_bar: bool = Tr
     return replace(dataset, is_synthetic=True)
 
 
-def check_source(config: SharedDataConfig) -> None:
-    """Check that the images that a configuration names exist, without generating or reading any.
+def check_source(config: DataConfig) -> None:
+    """Check that the images of a configuration exist, without generating or reading any.
 
     Raises:
         DataError: If they cannot be used.

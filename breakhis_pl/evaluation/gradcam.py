@@ -19,9 +19,6 @@ from breakhis_pl.evaluation.feature_maps import FeatureMap, last_feature_map
 from breakhis_pl.evaluation.gallery import GalleryEntry, choose_gallery, write_gallery
 from breakhis_pl.evaluation.predictions import Predictions
 
-LAST_BLOCK = "layer4"
-"""Name of the last convolutional block in torchvision's residual networks; it is taken whatever the image size."""
-
 BATCH_SIZE = 16
 """Images explained at once; bounds the memory, changes nothing else."""
 
@@ -73,8 +70,6 @@ def explained_map(network: nn.Module, images: Tensor) -> FeatureMap | None:
         network: Left as it was.
         images: Normalized; float, (n, 3, size, size); the first one is looked at.
     """
-    if LAST_BLOCK in dict(network.named_children()):
-        return FeatureMap(LAST_BLOCK, is_channels_first=True)
     device = next(network.parameters()).device
     with _evaluating(network), torch.autocast(device.type, enabled=False):
         return last_feature_map(network, images[:1].to(device).float())

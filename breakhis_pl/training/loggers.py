@@ -1,12 +1,12 @@
 """TensorBoard with one event folder per subset, so that train and test of a quantity share a chart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
@@ -14,7 +14,9 @@ SUBSETS = ("train", "val", "test")
 
 
 class SubsetTensorBoardLogger(TensorBoardLogger):
-    """Write `test_loss` as the quantity `loss` of the folder `test/`, and so on; other values go to `train/`.
+    """Write `test_loss` as the quantity `loss` of the folder `test/`, and so on.
+
+    Other values go to `train/`. Final metrics, `hp/…`, lie beside the hyperparameters, where TensorBoard expects them.
 
     Args:
         save_dir: The run folder; events go to its tensorboard/.
@@ -29,9 +31,12 @@ class SubsetTensorBoardLogger(TensorBoardLogger):
         """Add a point per value at a step, which is the epoch."""
         for name, value in metrics.items():
             subset, _, quantity = name.partition("_")
-            if subset not in SUBSETS:
-                subset, quantity = "train", name
-            self.writer(subset, step).add_scalar(quantity, value, global_step=step)
+            if name.startswith("hp/"):
+                self.experiment.add_scalar(name, value, global_step=step)
+            elif subset in SUBSETS:
+                self.writer(subset, step).add_scalar(quantity, value, global_step=step)
+            else:
+                self.writer("train", step).add_scalar(name, value, global_step=step)
 
     @rank_zero_only
     def log_image(self, subset: str, name: str, pixels: npt.NDArray[np.uint8], *, step: int) -> None:
@@ -69,7 +74,7 @@ class SubsetTensorBoardLogger(TensorBoardLogger):
         self._writers.clear()
 
 
-def log_results(loggers: list[Any], params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def log_results(loggers: Iterable[Logger], params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Log the configuration with the final metrics: TensorBoard's HPARAMS page compares the runs of a sweep by them.
 
     Args:
@@ -77,12 +82,14 @@ def log_results(loggers: list[Any], params: Mapping[str, Any], metrics: Mapping[
         params: Configuration by dotted key.
         metrics: Final metrics, such as test_weighted_f1.
     """
+    final = {f"hp/{name}": value for name, value in metrics.items()}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(
-                {key: str(value) if isinstance(value, list) else value for key, value in params.items()},
-                metrics=dict(metrics),
-            )
+            logger.log_hyperparams({key: _scalar(value) for key, value in params.items()}, metrics=final)
         else:
             logger.log_hyperparams(dict(params))
-            logger.log_metrics({f"final/{name}": value for name, value in metrics.items()})
+            logger.log_metrics(final)
+
+
+def _scalar(value: Any) -> bool | float | str:
+    return value if isinstance(value, bool | int | float) else str(value)

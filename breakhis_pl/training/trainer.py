@@ -100,22 +100,18 @@ def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str) -> Iter
     yield History(run)
     if trainer.patience is not None and trainer.monitor is not None:
         yield EarlyStopping(trainer.monitor, patience=trainer.patience, mode=_mode(trainer.monitor))
-    if not config.is_linear_probe:
-        yield make_checkpoint(run, trainer.monitor)
-
-
-def make_checkpoint(run: RunFolder, monitor: str | None) -> ModelCheckpoint:
-    """Build the callback that writes last.ckpt after every epoch, and best.ckpt if a metric selects the epoch."""
-    if monitor is None:
-        return ModelCheckpoint(run.checkpoints, filename=run.last_checkpoint.stem, enable_version_counter=False)
-    return ModelCheckpoint(
-        run.checkpoints,
-        filename=run.best_checkpoint.stem,
-        monitor=monitor,
-        mode=_mode(monitor),
-        save_last=True,
-        enable_version_counter=False,
-    )
+    if config.is_linear_probe:
+        return
+    if trainer.monitor is not None:
+        yield ModelCheckpoint(
+            run.checkpoints,
+            filename=run.best_checkpoint.stem,
+            monitor=trainer.monitor,
+            mode=_mode(trainer.monitor),
+            enable_version_counter=False,
+        )
+    # a callback of its own: save_last=True writes last.ckpt only after epochs that are the best so far
+    yield ModelCheckpoint(run.checkpoints, filename=run.last_checkpoint.stem, enable_version_counter=False)
 
 
 def _mode(monitor: str) -> str:

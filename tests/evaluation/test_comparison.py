@@ -290,7 +290,7 @@ def test_a_ratio_split_has_no_fold(tmp_path: Path) -> None:
 def test_runs_that_differ_in_seed_alone_are_averaged(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.87, 0.89, 0.91)):
         write_run(tmp_path, f"seed{seed}", run_document(seed=seed), metrics_document(accuracy))
-    write_run(tmp_path, "wide", run_document("wide_resnet50"))
+    write_run(tmp_path, "wide", run_document("wide_resnet50_2"))
 
     page = page_of(tmp_path)
 
@@ -332,7 +332,7 @@ def test_a_mean_says_its_n_where_a_metric_is_not_defined_in_every_run(tmp_path: 
 def test_the_claim_of_overtraining_is_set_against_the_gaps(tmp_path: Path) -> None:
     write_run(tmp_path, "small")
     worse = HISTORY.replace("0.95,0.4,0.875", "0.99,0.4,0.700")
-    write_run(tmp_path, "wide", run_document("wide_resnet50"), history=worse)
+    write_run(tmp_path, "wide", run_document("wide_resnet50_2"), history=worse)
 
     page = page_of(tmp_path)
 
@@ -342,7 +342,7 @@ def test_the_claim_of_overtraining_is_set_against_the_gaps(tmp_path: Path) -> No
 
 def test_a_network_that_is_no_better_on_train_does_not_overtrain(tmp_path: Path) -> None:
     write_run(tmp_path, "small", history=HISTORY.replace("0.95,0.4,0.875", "0.60,0.4,0.875"))
-    write_run(tmp_path, "wide", run_document("wide_resnet50"), history=HISTORY.replace("0.95,0.4", "0.80,0.4"))
+    write_run(tmp_path, "wide", run_document("wide_resnet50_2"), history=HISTORY.replace("0.95,0.4", "0.80,0.4"))
 
     assert "-0.275 for ResNet-18, -0.075 for Wide-ResNet-50: positive and larger than ResNet-18's for none" in page_of(
         tmp_path
@@ -388,7 +388,7 @@ def test_a_folder_name_that_is_no_text_is_written_with_marks(tmp_path: Path) -> 
 
     page_of(tmp_path)
 
-    assert csv_rows(tmp_path)[0]["run"] == "caf?"
+    assert csv_rows(tmp_path)[0]["run"] == r"caf\udce9"
 
 
 def test_writing_again_replaces_the_files_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def elements_of(folder: Path) -> Elements:
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     write_run(tmp_path, "resnet18", predictions=table((0, 3)))
-    write_run(tmp_path, "wide", run_document("wide_resnet50"), predictions=table((1, 2, 6, 9)))
+    write_run(tmp_path, "wide", run_document("wide_resnet50_2"), predictions=table((1, 2, 6, 9)))
     write_run(tmp_path, "torn", {"status": "failed", "error": f"out of memory {MARKUP}"}).joinpath(
         "test", "metrics.json"
     ).unlink()

@@ -1,6 +1,4 @@
-import contextlib
 import json
-import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from breakhis_pl.errors import BreakHisError, PredictionsError, RunFolderError
+from breakhis_pl.errors import PredictionsError, RunFolderError
 from breakhis_pl.evaluation.comparison import collect_runs, write_comparison
 from breakhis_pl.evaluation.ensemble_file import ENSEMBLE_JSON, read_ensemble_json
 from breakhis_pl.evaluation.ensembles import average, read_members, write_ensemble
 from breakhis_pl.evaluation.metrics import evaluate, write_metrics
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions, table_checksum, write_predictions
 from breakhis_pl.evaluation.run_metrics import evaluate_table
-from tests.evaluation.mutations import mutated_json
 from tests.evaluation.written_runs import drawn_predictions, write_run
 
 
@@ -224,13 +221,13 @@ def test_drawn_and_real_images_are_not_averaged(runs: list[Path]) -> None:
 
 def test_a_member_without_a_usable_result_is_named_with_what_to_do(runs: list[Path]) -> None:
     (runs[1] / "test/metrics.json").unlink()
-    with pytest.raises(RunFolderError, match=r"no metrics\.json in .*seed1/test; write it with `python -m breakhis_pl"):
+    with pytest.raises(RunFolderError, match=r"no metrics\.json in .*seed1/test; write it with `uv run evaluate"):
         read_members(runs)
     (runs[1] / "test/predictions.csv").write_text("image\n")
     with pytest.raises(RunFolderError, match=r"seed1: test/predictions\.csv is damaged"):
         read_members(runs)
     (runs[1] / "test/predictions.csv").unlink()
-    with pytest.raises(RunFolderError, match=r"no test/predictions\.csv in .*seed1; write it with `python ev"):
+    with pytest.raises(RunFolderError, match=r"no test/predictions\.csv in .*seed1; write it with `uv run evaluate"):
         read_members(runs)
     with pytest.raises(RunFolderError, match=r"no test_flips/predictions\.csv in .* run=.*seed0 tta=flips`"):
         read_members(runs, tta="flips")
@@ -277,19 +274,3 @@ def test_a_damaged_ensemble_json_is_named(written: Path, tmp_path: Path, change:
         evaluate_table(folder / "predictions.csv")
     (run,) = collect_runs(tmp_path)
     assert (run.status, (run.error or "").partition(" is damaged")[0]) == ("unreadable", ENSEMBLE_JSON)
-
-
-@pytest.mark.slow
-def test_a_changed_ensemble_json_is_refused_in_words_or_read(written: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(written / "all", tmp_path / "all")
-    path = folder / ENSEMBLE_JSON
-    whole = path.read_bytes()
-    statuses = set()
-    for number in range(1_000):
-        path.write_bytes(mutated_json(whole, random.Random(f"ensemble {number}")))
-        with contextlib.suppress(BreakHisError):
-            evaluate_table(folder / "predictions.csv", with_intervals=False)
-        statuses |= {run.status for run in collect_runs(tmp_path)}
-        if number % 20 == 0:
-            write_comparison(tmp_path)
-    assert statuses == {"finished", "unreadable"}

@@ -12,7 +12,8 @@ from breakhis_pl.evaluation.feature_maps import FeatureMap
 from breakhis_pl.evaluation.gallery import picture_content, read_gallery
 from breakhis_pl.evaluation.gradcam import explain, explain_predictions, grad_cam
 from breakhis_pl.evaluation.predictions import Predictions
-from breakhis_pl.models.backbones import BACKBONES, build_network
+from breakhis_pl.models.backbones import build_network
+from tests.configs import train_config
 
 
 class Tiny(nn.Module):
@@ -31,7 +32,7 @@ class Tiny(nn.Module):
 
 def network_of(name: str) -> nn.Module:
     torch.manual_seed(7)
-    return build_network(name, dropout=0.4)
+    return build_network(train_config(f"model={name}").model, n_classes=2, image_size=64, pretrained=False)
 
 
 def images_of_noise(n: int, size: int = 64) -> Tensor:
@@ -44,7 +45,7 @@ def from_zero_to_one(maps: np.ndarray) -> np.ndarray:
     return (maps - lowest) / (highest - lowest)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", ["resnet18", "wide_resnet50", "resnext50"])
 def test_maps_are_those_of_an_independent_implementation(name: str) -> None:
     """The other one subtracts the smallest value of the small map and adds 1e-7 to its largest, this one does not.
 
@@ -56,7 +57,7 @@ def test_maps_are_those_of_an_independent_implementation(name: str) -> None:
 
     images, classes = images_of_noise(4), torch.tensor([0, 1, 1, 0])
     other = network_of(name)
-    with GradCAM(model=other, target_layers=[other.layer4]) as reference:
+    with GradCAM(model=other, target_layers=[other.backbone.layer4]) as reference:
         expected = reference(images, [ClassifierOutputTarget(index) for index in classes.tolist()])
 
     maps = grad_cam(network_of(name), images, classes).numpy()
@@ -109,11 +110,11 @@ def test_an_image_is_explained_alike_in_any_batch() -> None:
 
 def test_the_network_is_left_as_it_was() -> None:
     network = network_of("resnet18").train()
-    network.layer2.eval()
-    network.conv1.requires_grad_(False)
+    network.backbone.layer2.eval()
+    network.backbone.conv1.requires_grad_(False)
     modes = {name: module.training for name, module in network.named_modules()}
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    network.fc[0].weight.grad = torch.ones_like(network.fc[0].weight)
+    network.head[0].weight.grad = torch.ones_like(network.head[0].weight)
     random_state = torch.get_rng_state()
 
     grad_cam(network, images_of_noise(2), torch.tensor([0, 1]))
@@ -121,8 +122,8 @@ def test_the_network_is_left_as_it_was() -> None:
     assert {name: module.training for name, module in network.named_modules()} == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     grads = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
-    assert grads == {"fc.0.weight"}
-    assert torch.equal(network.fc[0].weight.grad, torch.ones_like(network.fc[0].weight))
+    assert grads == {"head.0.weight"}
+    assert torch.equal(network.head[0].weight.grad, torch.ones_like(network.head[0].weight))
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
     assert torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), random_state)

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The page of a run with a gallery and a command that is markup, and that of two runs beside each other."""
     folder = tmp_path_factory.mktemp("two runs")
-    report_folder = write_run(folder / "a run", facts={"command": f"python train.py {NASTY}"})
+    report_folder = write_run(folder / "a run", facts={"command": f"uv run train.py {NASTY}"})
     add_gallery(report_folder, n_per_kind=3)
     write_run(folder / "another run with a name that is rather long", drawn_predictions(skill=0.5))
     write_comparison(folder)

@@ -1,10 +1,8 @@
 """Tables and records from other hands, as those who evaluate, read a page or compare runs meet them."""
 
 import csv
-import io
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,12 +14,13 @@ from matplotlib.text import Text
 
 from breakhis_pl.errors import PredictionsError, RunFolderError
 from breakhis_pl.evaluation import comparison
-from breakhis_pl.evaluation.__main__ import main
 from breakhis_pl.evaluation.comparison import write_comparison
 from breakhis_pl.evaluation.gallery import GALLERY
 from breakhis_pl.evaluation.intervals import MOST_CASES, case_intervals
+from breakhis_pl.evaluation.metrics import write_metrics
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions, table_checksum, write_predictions
 from breakhis_pl.evaluation.report import write_report
+from breakhis_pl.evaluation.run_metrics import evaluate_table
 from tests.evaluation.page_outline import Outline, outline_of
 from tests.evaluation.run_folders import run_document, table
 from tests.evaluation.run_folders import write_run as write_small_run
@@ -48,8 +47,8 @@ def replaced(predictions: Predictions, **columns: Any) -> Predictions:
 
 
 def evaluated(folder: Path) -> Path:
-    """The run with a metrics.json as the command writes it."""
-    assert main([str(folder / "test/predictions.csv"), "--draws", "100"]) == 0
+    """The run with a metrics.json as evaluate.py writes it."""
+    write_metrics(folder / "test/metrics.json", evaluate_table(folder / "test/predictions.csv", n_draws=100))
     return folder
 
 
@@ -109,21 +108,15 @@ def test_metrics_keep_the_checksum_of_the_table_they_were_computed_from(tmp_path
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_table_exchanged_under_its_metrics_is_noticed_and_the_named_command_mends_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_exchanged_under_its_metrics_is_noticed_and_computing_them_again_mends_it(tmp_path: Path) -> None:
     folder = evaluated(write_run(tmp_path / "my run"))
     exchange_probabilities(folder)
-    capsys.readouterr()
 
-    with pytest.raises(RunFolderError, match=r"metrics\.json was computed from another predictions\.csv") as caught:
+    with pytest.raises(RunFolderError, match=r"predictions\.csv.*`uv run evaluate\.py predictions="):
         write_report(folder)
-    command = str(caught.value).split("`")[1]
-    assert command.startswith("python -m breakhis_pl.evaluation ")
     assert not (folder / "report.html").exists()
 
-    assert main([*shlex.split(command)[3:], "--draws", "100"]) == 0
-    assert report_of(folder)
+    assert report_of(evaluated(folder))
 
 
 def test_a_comparison_shows_no_number_of_a_run_whose_files_do_not_belong_together(tmp_path: Path) -> None:
@@ -135,7 +128,7 @@ def test_a_comparison_shows_no_number_of_a_run_whose_files_do_not_belong_togethe
     assert "2 of 3 runs with a result." in page
     (row,) = [line for line in page.splitlines() if line.startswith("| b |")]
     assert "test: metrics.json was computed from another predictions.csv" in row
-    assert "python -m breakhis_pl.evaluation" in row
+    assert "uv run evaluate.py predictions=" in row
     assert "a and c:" in page
     assert "a and b" not in page
 
@@ -153,7 +146,7 @@ def test_older_metrics_without_a_checksum_are_told_by_counts_and_confusion_matri
         folder / "test/predictions.csv", replaced(rows, predicted=np.where(first, 1 - rows.predicted, rows.predicted))
     )
 
-    with pytest.raises(RunFolderError, match=r"metrics\.json has the confusion matrix .*anew with `python -m"):
+    with pytest.raises(RunFolderError, match=r"metrics\.json has the confusion matrix .*anew with `uv run"):
         write_report(folder)
 
 
@@ -192,7 +185,7 @@ def test_what_a_page_cannot_show_of_metrics_is_named(tmp_path: Path, change: dic
     path = folder / "test/metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
-    with pytest.raises(RunFolderError, match=rf"metrics\.json is damaged .{message}.*write it anew with `python -m"):
+    with pytest.raises(RunFolderError, match=rf"metrics\.json is damaged .{message}.*write it anew with `uv run"):
         write_report(folder)
 
 
@@ -230,9 +223,9 @@ def test_json_that_nests_without_end_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_a_record_without_commit_and_command_has_a_page(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", drawn_predictions(images_per_patient=1))
-    (folder / "run.json").write_text('{"status": "finished", "command": "python train.py"}')
+    (folder / "run.json").write_text('{"status": "finished", "command": "uv run train.py"}')
 
-    assert "python train.py" in report_of(folder).text()
+    assert "uv run train.py" in report_of(folder).text()
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -291,18 +284,12 @@ def test_unseen_characters_of_names_are_written_out_on_every_page(tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no file names that are not text")
-def test_names_of_folders_that_are_no_text_are_printed_drawn_and_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_in_folders_whose_names_are_no_text_are_compared(tmp_path: Path) -> None:
     folders = [tmp_path / os.fsdecode(name) for name in (b"caf\xe9", b"\xff\xfe")]
     for wrong, folder in enumerate(folders):
         write_small_run(tmp_path, folder.name, predictions=table((wrong,)))
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict"))
-    assert main([*(str(folder / "test/predictions.csv") for folder in folders), "--draws", "100"]) == 0
-    assert main([str(folders[0] / "none.csv")]) == 1
     page = write_comparison(tmp_path).read_text(encoding="utf-8")
 
-    assert "caf\\xe9/none.csv cannot be read" in capsys.readouterr().err
     assert (tmp_path / "forest.png").exists()
     assert "no difference in weighted F1" in page
 
@@ -328,16 +315,13 @@ def test_a_formula_stays_text_and_breaks_nothing(tmp_path: Path) -> None:
     ],
     ids=["UTF-16", "PNG", "long header"],
 )
-def test_a_file_that_is_no_table_is_refused_in_a_few_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
-) -> None:
+def test_a_file_that_is_no_table_is_refused_in_a_few_words(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "predictions.csv"
     path.write_bytes(content)
 
-    assert main([str(path)]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error) < len(str(path)) + 700
+    with pytest.raises(PredictionsError, match=message) as caught:
+        evaluate_table(path)
+    assert len(str(caught.value)) < len(str(path)) + 700
 
 
 def test_a_figure_of_synthetic_and_real_runs_names_the_synthetic_ones(
@@ -372,15 +356,13 @@ def test_a_figure_that_holds_no_synthetic_run_carries_no_warning_of_them(
     assert not [text for text in figures[0].findobj(Text) if "synthetic" in text.get_text().lower()]
 
 
-def test_more_cases_than_memory_holds_are_refused_and_can_be_evaluated_without_intervals(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_more_cases_than_memory_holds_are_refused_and_can_be_evaluated_without_intervals(tmp_path: Path) -> None:
     path = tmp_path / "predictions.csv"
     write_predictions(path, table(n_cases=MOST_CASES + 1, n_images=1))
 
-    assert main([str(path)]) == 1
-    assert "2,001 cases; expected at most 2,000 for intervals" in capsys.readouterr().err
-    assert main([str(path), "--no-intervals"]) == 0
+    with pytest.raises(PredictionsError, match="2,001 cases"):
+        evaluate_table(path)
+    assert evaluate_table(path, with_intervals=False)["n_images"] == MOST_CASES + 1
     with pytest.raises(PredictionsError, match="2,001 cases"):
         case_intervals(read_predictions(path))
 

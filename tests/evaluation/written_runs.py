@@ -70,7 +70,7 @@ def write_run(
     record = {
         "status": "finished",
         "error": None,
-        "command": "python train.py model=resnet18",
+        "command": "uv run train.py model=resnet18",
         "started": "2026-01-02T03:04:05+00:00",
         "finished": "2026-01-02T03:14:05+00:00",
         "seconds": {"total": 600.0, "training": 500.0},
@@ -125,4 +125,4 @@ def _write_split(path: Path, predictions: Predictions, *, with_validation: bool)
     for index, name in enumerate(others):
         subset = "val" if with_validation and index % 5 == 0 else "train"
         writer.writerow((f"{name}-200-001.png", name, parse_file_name(f"{name}-200-001.png").case, subset))
-    path.write_bytes(table.getvalue().encode("utf-8", errors="surrogateescape"))
+    path.write_text(table.getvalue(), encoding="utf-8", newline="")

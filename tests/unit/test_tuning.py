@@ -98,11 +98,11 @@ def test_a_study_has_as_many_trials_as_asked_for_and_can_be_extended(tmp_path: P
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_a_resumed_study_draws_what_an_uncut_one_draws(tmp_path: Path, sampler: str) -> None:
-    options = (f"tuning.sampler={sampler}", "tuning.startup_trials=3")
-    whole = run(tmp_path / "whole", "tuning.n_trials=6", *options)
-    run(tmp_path / "cut", "tuning.n_trials=3", *options)
-    cut = run(tmp_path / "cut", "tuning.n_trials=6", *options)
-    other = run(tmp_path / "other", "tuning.n_trials=6", "tuning.seed=1", *options)
+    options = (f"tuning.sampler={sampler}", "tuning.startup_trials=2")
+    whole = run(tmp_path / "whole", "tuning.n_trials=4", *options)
+    run(tmp_path / "cut", "tuning.n_trials=2", *options)
+    cut = run(tmp_path / "cut", "tuning.n_trials=4", *options)
+    other = run(tmp_path / "other", "tuning.n_trials=4", "tuning.seed=1", *options)
     assert whole["params_optimizer.lr"].tolist() == cut["params_optimizer.lr"].tolist()
     assert not set(whole["params_optimizer.lr"]) & set(other["params_optimizer.lr"])
     assert whole["params_optimizer.lr"].is_unique
@@ -146,6 +146,7 @@ def killed(study: Path) -> None:
         run(study, "tuning.n_trials=3")
 
 
+@pytest.mark.slow
 def test_a_trial_of_a_killed_process_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = multiprocessing.get_context("spawn").Process(target=killed, args=(tmp_path,))
     process.start()
@@ -365,7 +366,7 @@ def test_groups_texts_null_and_whole_numbers_can_be_searched(
         return config.trainer.max_epochs
 
     objective(compose_trial)
-    table = run(tmp_path, "tuning.n_trials=6", "tuning.sampler=random", search_space=space)
+    table = run(tmp_path, "tuning.n_trials=4", "tuning.sampler=random", search_space=space)
     assert table["value"].tolist() == table["params_trainer.max_epochs"].tolist()
     assert [border for _, border, _ in seen] == table["params_augmentation.border"].tolist()
     assert {is_identity for is_identity, _, _ in seen} == {True, False}
