@@ -3,7 +3,6 @@
 Imports no torch, so that a wrong configuration is refused within two seconds.
 """
 
-import difflib
 import hashlib
 import logging
 import os
@@ -25,14 +24,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
-from omegaconf.errors import OmegaConfBaseException
 
 from breakhis_pl.config import EvaluateConfig, Group, PredictConfig, TrainConfig, TuneConfig, validate
-from breakhis_pl.errors import BreakHisError, ConfigurationError, RunFolderError, join_truncated
+from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated
+from breakhis_pl.messages import explain
 from breakhis_pl.run_folder import RESUME_KEYS, RunFolder, check_epochs
 
 log = logging.getLogger(__name__)
@@ -63,15 +61,15 @@ def prepare() -> None:
         SystemExit: If the command line has an unknown option.
     """
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    RunCallback.show_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     os.environ["MPLBACKEND"] = "Agg"  # figures are only saved; notebooks export backends that cannot be imported here
 
     def report(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
         message = explain(error)
-        if message is None or show_traceback:
+        if message is None or RunCallback.show_tracebacks:
             traceback.print_exception(kind, error, tb)
-        elif error not in RunCallback.logged_errors:
+        else:
             sys.stderr.write(f"{message}\n")
 
     sys.excepthook = report
@@ -224,7 +222,8 @@ class RunCallback(Callback):
     Hydra turns exceptions of callbacks into warnings, so a refusal prints its message and exits.
     """
 
-    logged_errors: list[BaseException] = []  # noqa: RUF012 - Hydra makes an instance per job
+    show_tracebacks = False
+    n_failed = 0
     resume_hint = ""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -276,25 +275,37 @@ class RunCallback(Callback):
                 _set_folder(config.hydra.sweep, "dir", _new_folder(Path(config.hydra.sweep.dir)))
             _check_access(Path(config.hydra.sweep.dir))
             sweep = config.hydra.sweep.dir
-            command = shlex.join([*sys.argv[1:], f"hydra.sweep.dir={sweep}"])
-            RunCallback.resume_hint = f"; resume with: uv run train.py {command}" if "=" not in str(sweep) else ""
+            arguments = [argument for argument in sys.argv[1:] if _key(argument) != "hydra.sweep.dir"]
+            command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
+            RunCallback.resume_hint = f"; resume with: uv run {command}"
         sys.stdout.write(f"{len(jobs)} runs, to {sweep}; importing torch\n")
         sys.stdout.flush()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Log the failure of a run of a sweep, and write the comparison of the runs so far."""
+        """Report a failed job; in a sweep, also write the comparison of the runs so far."""
         error = job_return._return_value  # the property raises it
+        message = explain(error) if job_return.status is JobStatus.FAILED else None
         if config.hydra.mode != RunMode.MULTIRUN:
-            if isinstance(error, BreakHisError):
+            if message is not None and not RunCallback.show_tracebacks:
                 _remove_empty_run(Path(config.hydra.run.dir), f"{config.hydra.job.name}.log")
+                sys.stderr.write(f"{message}\n")
+                raise SystemExit(1)
             return
         if job_return.status is JobStatus.FAILED:
-            RunCallback.logged_errors.append(error)
-            log.error("%s: %s", config.hydra.sweep.subdir, explain(error) or "".join(traceback.format_exception(error)))
+            RunCallback.n_failed += 1
+            log.error("%s: %s", config.hydra.sweep.subdir, message or "".join(traceback.format_exception(error)))
+            if "BasicLauncher" in config.hydra.launcher._target_:  # others return to a process without this count
+                job_return.status, job_return.return_value = JobStatus.COMPLETED, None  # lets the sweep end in order
         from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports matplotlib
 
         with suppress(RunFolderError):  # no run has begun
             log.info("comparison: %s", write_comparison(Path(config.hydra.sweep.dir)))
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Exit with status 1 if a run of the sweep failed."""
+        if RunCallback.n_failed > 0:
+            sys.stderr.write(f"{RunCallback.n_failed} runs of {config.hydra.sweep.dir} failed\n")
+            raise SystemExit(1)
 
     def _choose_folder(self, config: DictConfig, typed: Group) -> None:
         """Set hydra.run.dir to the folder of the run; refuse one that holds a run already."""
@@ -360,7 +371,7 @@ def _new_folder(folder: Path) -> Path:
 
 
 def _remove_empty_run(folder: Path, log_name: str) -> None:
-    """Remove what Hydra wrote into the folder of a run that ended before its first step, and the folder if it is empty."""
+    """Remove what Hydra wrote for a run that ended before its first step, and its folder if that is empty."""
     if RunFolder(folder).run_json.exists() or not (folder / ".hydra").is_dir():
         return
     with suppress(OSError):  # other files are there, or Windows keeps the log open
@@ -376,64 +387,3 @@ def _check_access(folder: Path) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise RunFolderError(f"{folder}: no permission to write below {existing}; set hydra.run.dir to another folder")
-
-
-def explain(error: BaseException) -> str | None:
-    """Return the message of an error that a user can cause; None for one that needs a traceback."""
-    if isinstance(error, BreakHisError):
-        return str(error)
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        return _explain_option(error)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_override(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; finished epochs are kept{RunCallback.resume_hint}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"{str(error).splitlines()[0]} Lower data.batch_size or data.image_size, or set data.pixels=host"
-    return None
-
-
-def _explain_option(error: MissingConfigException) -> str:
-    group, _, option = str(error.missing_cfg_file).rpartition("/")
-    options = [name for name in error.options or () if not name.startswith("_")]
-    near = difflib.get_close_matches(option, options, n=1)
-    message = f"{group}={option}: no such option; "
-    message += f"did you mean {group}={near[0]}?" if near else f"options are {join_truncated(options, 20)}"
-    if group == "model":
-        message += f" Any network of torchvision: model=torchvision model.backbone={option}"
-    return message
-
-
-def _explain_override(error: BaseException) -> str:
-    """Turn Hydra's message about an override into one line."""
-    text, cause = str(error), error.__cause__ or error.__context__
-    unknown = re.search(r"Could not override '([^'@]+)", text)
-    if unknown is not None:
-        key = unknown[1]
-        parent = getattr(cause, "parent_node", None)
-        valid = [str(name) for name in parent] if isinstance(parent, DictConfig) else _groups()
-        near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
-        prefix = key.rpartition(".")[0]
-        hint = (
-            f"did you mean {f'{prefix}.' if prefix else ''}{near[0]}?"
-            if near
-            else f"keys are {join_truncated(valid, 30)}"
-        )
-        return f"{key}: unknown key; {hint}"
-    ambiguous = re.search(r"Ambiguous value for argument '([^']+)'", text)
-    if ambiguous is not None:
-        key, _, value = ambiguous[1].partition("=")
-        if re.fullmatch(r"\d+,\d+", value):
-            return (
-                f"{ambiguous[1]}: a decimal number has a point, {key}={value.replace(',', '.')}; several values need -m"
-            )
-        return f"{ambiguous[1]}: several values need -m; a comma in one value needs two quotes: \"{key}='{value}'\""
-    first = text.splitlines()[0] if text else type(error).__name__
-    if "mismatched input" in text or "token recognition" in text or "extraneous input" in text:
-        first += "; a value with special characters needs quotes inside quotes, as in \"data.root='/my data/x=1'\""
-    return first
-
-
-def _groups() -> list[str]:
-    conf = Path(__file__).resolve().parent.parent / "conf"
-    return sorted(path.name for path in conf.iterdir() if path.is_dir())

@@ -100,5 +100,5 @@ def _process_state_kept() -> Iterator[None]:
         for number, handler in signals:
             signal.signal(number, handler)
         GlobalHydra.instance().clear()
-        command_line.RunCallback.logged_errors.clear()
+        command_line.RunCallback.n_failed = 0
         command_line.RunCallback.resume_hint = ""

@@ -23,6 +23,9 @@ from breakhis_pl.errors import DataError, join_truncated
 CLASS_NAMES = ("benign", "malignant")
 """The classes in the order of their index everywhere: logits, columns, rows of the confusion matrix."""
 
+CLASS_LETTERS = MappingProxyType({"benign": "B", "malignant": "M"})
+"""Letter of each class in file names."""
+
 MAGNIFICATIONS = (40, 100, 200, 400)
 FOLDS = (1, 2, 3, 4, 5)
 
@@ -130,7 +133,7 @@ def parse_file_name(file_name: str) -> ImageName:
         raise DataError(
             f"{file_name!r}: has the unknown subtype {match['subtype']}; expected one of {', '.join(SUBTYPES)}"
         )
-    if subtype.class_name[0].upper() != match["class_letter"]:
+    if CLASS_LETTERS[subtype.class_name] != match["class_letter"]:
         raise DataError(
             f"{file_name!r}: has class {match['class_letter']}, but subtype {subtype.code} is {subtype.class_name}"
         )

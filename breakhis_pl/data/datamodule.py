@@ -1,7 +1,7 @@
 """LightningDataModule of a run: split, normalization statistics, augmentation, image cache, loaders.
 
-The loaders yield sample indices. The pixels are on the device of the network, or on the host if they do not fit; batches
-are augmented and normalized on the device, in `on_after_batch_transfer`.
+The loaders yield sample indices. The pixels are on the device of the network, or on the host if they do not fit.
+Batches are augmented and normalized on the device, in `on_after_batch_transfer`.
 """
 
 import hashlib

@@ -20,6 +20,7 @@ import filelock
 import httpx
 from tqdm import tqdm
 
+from breakhis_pl.data.breakhis import MAGNIFICATIONS, check_complete, index_images
 from breakhis_pl.errors import BreakHisError, DataError, DownloadError
 
 URL = "http://www.inf.ufpr.br/vri/databases/BreaKHis_v1.tar.gz"
@@ -79,12 +80,9 @@ def count_images(root: Path) -> int:
     Raises:
         DataError: If images are missing, unknown or duplicate.
     """
-    from breakhis_pl.data.breakhis import MAGNIFICATIONS  # noqa: PLC0415
-    from breakhis_pl.data.index import check_complete, index_images  # noqa: PLC0415
-
-    records = index_images(root, MAGNIFICATIONS)
-    check_complete(records, MAGNIFICATIONS)
-    return len(records)
+    images = index_images(root, MAGNIFICATIONS)
+    check_complete(images, MAGNIFICATIONS)
+    return len(images)
 
 
 def _prepare(to: Path, *, url: str, archive: Path | None, keep_archive: bool) -> None:

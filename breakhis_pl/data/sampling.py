@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.randomness import derived_seed
 
 
@@ -147,8 +148,17 @@ def distribute_batches(n_samples: int, batch_size: int, *, rank: int, world_size
 
     Returns:
         Positions of each batch of this rank, ascending.
+
+    Raises:
+        ConfigurationError: If a rank would get an empty batch.
     """
     own = np.arange(rank, n_samples, world_size)
     if world_size == 1:
         return [own[start : start + batch_size].tolist() for start in range(0, n_samples, batch_size)]
-    return [batch.tolist() for batch in np.array_split(own, math.ceil(n_samples / (batch_size * world_size)))]
+    n_batches = math.ceil(n_samples / (batch_size * world_size))
+    if n_samples // world_size < n_batches:
+        raise ConfigurationError(
+            f"trainer.devices: {n_samples} images are too few for {world_size} processes with batches of {batch_size}; "
+            "use fewer devices, or a larger data.eval_batch_size"
+        )
+    return [batch.tolist() for batch in np.array_split(own, n_batches)]

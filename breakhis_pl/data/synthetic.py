@@ -98,20 +98,20 @@ class Slide:
 
 
 def sample_slide(rng: np.random.Generator, name: ImageName) -> Slide:
-    """Sample the slide of a patient. Nuclei of the two classes overlap in size, as atypia does in tumors.
+    """Sample the slide of a patient. Nuclei of malignant tumors are larger and vary more.
 
     Source:
         Stains: Ruifrok and Johnston 2001, Analytical and Quantitative Cytology and Histology 23(4), with more spread.
     """
     stains = rng.normal([[0.60, 0.72, 0.32], [0.12, 0.96, 0.30]], [[0.04, 0.03, 0.04], [0.04, 0.02, 0.06]]).clip(0.02)
     stains *= np.exp(rng.normal((-0.05, -0.2), (0.12, 0.2)) - np.log(np.linalg.norm(stains, axis=1)))[:, None]
-    atypia = rng.beta(1.2, 11) if name.class_name == "benign" else rng.beta(4, 1.8)
+    atypia = 0.3 * rng.beta(1.5, 3) if name.class_name == "benign" else 0.4 + 0.6 * rng.beta(3, 2)
     tumor = Cells(
-        radius=(rng.normal(2.8, 0.12) + 2.6 * atypia) * (0.85 if name.subtype == "LC" else 1),
+        radius=(rng.normal(2.8, 0.1) + 2.6 * atypia) * (0.85 if name.subtype == "LC" else 1),
         spacing=rng.uniform(2.2, 2.7),
         elongation=rng.uniform(1.15, 1.5),
         spread=0.06 + 0.2 * atypia,
-        darkness=rng.uniform(0.5, 0.75),
+        darkness=rng.uniform(0.5, 0.7) + 0.1 * atypia,
         pallor=rng.uniform(0.05, 0.25),
     )
     spacing = rng.uniform(5, 6) if name.subtype == "PT" else rng.uniform(7, 11)

@@ -64,7 +64,7 @@ class History(Callback):
         """Start the clock; note the learning rate, which Lightning changes before the epoch is evaluated."""
         self._n_images = 0
         self._epoch_start = self._train_end = time.perf_counter()
-        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else 0.0
+        self._learning_rate = learning_rate(trainer)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         """Count images."""
@@ -96,6 +96,11 @@ class History(Callback):
     def _write_table(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero and self.rows and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(self.run.history_csv, pd.DataFrame(self.rows).to_csv(index=False, float_format="%.9g"))
+
+
+def learning_rate(trainer: L.Trainer) -> float:
+    """Return the learning rate of the first group of parameters; 0 for a linear probe, which has no optimizer."""
+    return next((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), 0.0)
 
 
 def epoch_line(row: dict[str, float], *, n_epochs: int, seconds: float) -> str:
@@ -170,7 +175,7 @@ class NaNGuard(Callback):
     def _check(self, trainer: L.Trainer, what: str, value: Tensor, *, step: float) -> None:
         if math.isfinite(value.item()):
             return
-        rate = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else 0.0
+        rate = learning_rate(trainer)
         raise TrainingError(
             f"epoch {trainer.current_epoch + 1}, step {step:.0f}: {what} is not finite at learning rate {rate:g}; "
             "finished epochs are kept, lower optimizer.lr"

@@ -1,0 +1,72 @@
+"""Messages of errors that a user can cause, in one line each; imports no torch."""
+
+import difflib
+import re
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from breakhis_pl.errors import BreakHisError, join_truncated
+
+
+def explain(error: BaseException) -> str | None:
+    """Return the message of an error that a user can cause; None for one that needs a traceback."""
+    if isinstance(error, BreakHisError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return _explain_option(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_override(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; finished epochs are kept"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"{str(error).splitlines()[0]} Lower data.batch_size or data.image_size, or set data.pixels=host"
+    return None
+
+
+def _explain_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = [name for name in error.options or () if not name.startswith("_")]
+    near = difflib.get_close_matches(option, options, n=1)
+    message = f"{group}={option}: no such option; "
+    message += f"did you mean {group}={near[0]}?" if near else f"options are {join_truncated(options, 20)}"
+    if group == "model":
+        message += f" Any network of torchvision: model=torchvision model.backbone={option}"
+    return message
+
+
+def _explain_override(error: BaseException) -> str:
+    """Turn Hydra's message about an override into one line."""
+    text, cause = str(error), error.__cause__ or error.__context__
+    unknown = re.search(r"Could not override '([^'@]+)", text)
+    if unknown is not None:
+        key = unknown[1]
+        parent = getattr(cause, "parent_node", None)
+        valid = [str(name) for name in parent] if isinstance(parent, DictConfig) else _groups()
+        near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
+        prefix = key.rpartition(".")[0]
+        hint = (
+            f"did you mean {f'{prefix}.' if prefix else ''}{near[0]}?"
+            if near
+            else f"keys are {join_truncated(valid, 30)}"
+        )
+        return f"{key}: unknown key; {hint}"
+    ambiguous = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if ambiguous is not None:
+        key, _, value = ambiguous[1].partition("=")
+        if re.fullmatch(r"\d+,\d+", value):
+            return (
+                f"{ambiguous[1]}: a decimal number has a point, {key}={value.replace(',', '.')}; several values need -m"
+            )
+        return f"{ambiguous[1]}: several values need -m; a comma in one value needs two quotes: \"{key}='{value}'\""
+    first = text.splitlines()[0] if text else type(error).__name__
+    if "mismatched input" in text or "token recognition" in text or "extraneous input" in text:
+        first += "; a value with special characters needs quotes inside quotes, as in \"data.root='/my data/x=1'\""
+    return first
+
+
+def _groups() -> list[str]:
+    conf = Path(__file__).resolve().parent.parent / "conf"
+    return sorted(path.name for path in conf.iterdir() if path.is_dir())

@@ -1,0 +1,52 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from breakhis_pl.data.breakhis import official_patients, official_subset
+from breakhis_pl.data.export import main
+
+PATIENTS = [patient for patient in official_patients() if patient.startswith(("SOB_B_F", "SOB_M_PC"))]
+NAMES = [f"{patient}-200-001.png" for patient in PATIENTS]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_images_are_linked_or_copied_into_a_folder_per_subset_and_class(
+    write_images: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], copy: bool
+) -> None:
+    root, target = write_images(*NAMES), tmp_path / "moved" / "exported"
+    arguments = ["--root", str(root), "--to", str(target), "--allow-incomplete", "--fold", "3"]
+
+    assert main([*arguments, *(["--copy"] if copy else [])]) == 0
+
+    files = sorted(target.rglob("*.png"))
+    expected = {f"{official_subset(patient, 3)}/{patient[4]}/{patient}-200-001.png" for patient in PATIENTS}
+    assert {path.relative_to(target).as_posix() for path in files} == expected
+    for path in files:
+        assert path.is_symlink() is not copy
+        assert path.read_bytes() == (root / path.name).read_bytes()
+    assert f"{target}/train/B: " in capsys.readouterr().out
+
+
+def test_a_ratio_split_can_be_exported(write_images: Callable[..., Path], tmp_path: Path) -> None:
+    root, target = write_images(*NAMES), tmp_path / "exported"
+
+    arguments = ["--root", str(root), "--to", str(target), "--allow-incomplete", "--split", "ratio", "--seed", "1"]
+    assert main(arguments) == 0
+    assert len(list(target.rglob("*.png"))) == len(NAMES)
+
+
+@pytest.mark.parametrize("reason", ["incomplete", "exists", "missing"])
+def test_nothing_is_written_if_the_export_is_refused(
+    write_images: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], reason: str
+) -> None:
+    root, target = write_images(*NAMES), tmp_path / "exported"
+    arguments = ["--root", str(tmp_path / "nowhere" if reason == "missing" else root), "--to", str(target)]
+    if reason == "exists":
+        arguments.append("--allow-incomplete")
+        target.mkdir()
+
+    assert main(arguments) == 1
+    assert capsys.readouterr().err
+    assert not list(target.glob("*"))
+    assert not list(tmp_path.glob(".exported*"))
