@@ -15,7 +15,7 @@ def main(composed: DictConfig) -> None:
     """Predict pictures."""
     config = command_line.start(PredictConfig, composed)
 
-    from breakhis_pl.prediction.program import predict  # noqa: PLC0415 - imports torch
+    from breakhis_pl.inference.predict import predict  # noqa: PLC0415 - imports torch
 
     predict(config, Path(HydraConfig.get().runtime.output_dir))
 

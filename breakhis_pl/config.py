@@ -706,3 +706,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def make_title(network: str, data: SharedDataConfig) -> str:
+    """Return the title of a run's figures: network, magnification, split, stain normalization."""
+    where = "+".join(f"{each}X" for each in data.magnification)
+    if data.test_magnification is not None:
+        where += f", tested at {'+'.join(f'{each}X' for each in data.test_magnification)}"
+    by = "" if data.group == "case" else f" by {data.group}"
+    split = f"fold {data.fold}" if data.split == "official" else f"ratio split{by}, {data.test_fraction:g} test"
+    stain = "" if data.stain == "none" else f", {data.stain.capitalize()} stains"
+    return f"{network}, {where}, {split}{stain}"

@@ -1,7 +1,6 @@
 """From a checkpoint to predictions.csv, metrics.json and report.html."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from breakhis_pl.config import EvaluateConfig, SharedDataConfig, TrainConfig, validate
+from breakhis_pl.config import EvaluateConfig, TrainConfig, make_title, validate
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Dataset, Subset
 from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
 from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, fit_calibration, write_calibration
-from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.gradcam import explain_predictions
 from breakhis_pl.evaluation.metrics import classification_report, write_metrics
 from breakhis_pl.evaluation.predictions import Predictions, read_predictions
@@ -24,7 +22,7 @@ from breakhis_pl.evaluation.run_metrics import evaluate_table
 from breakhis_pl.evaluation.subtypes import SubtypePredictions, write_subtype_results
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tta import N_VIEWS, ViewAverage
-from breakhis_pl.run_folder import RunFolder, RunRecord, lock_run
+from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
 from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
 
 log = logging.getLogger(__name__)
@@ -84,8 +82,8 @@ def evaluate_subset(
     """
     indices, logits = predict_logits(classifier, data, subset, device=device, precision=precision)
     predictions = to_predictions(data.dataset, indices, classifier.sum_logits(logits))
-    title = ", ".join(filter(None, (run_title(classifier.config.backbone, data.data), views)))
-    note = figure_note(data.dataset)
+    title = ", ".join(filter(None, (make_title(classifier.config.backbone, data.data), views)))
+    note = data.dataset.note
     result = write_results(folder, predictions, subset=subset, title=title, note=note)
     if classifier.parents is not None:
         write_subtype_results(
@@ -140,21 +138,6 @@ def load_classifier(
         raise CheckpointError(f"{path}: is not a checkpoint of this version ({reason}); train again") from error
 
 
-def check_same_images(record: RunRecord, data: BreakHisDataModule, folder: Path) -> None:
-    """Check that images and split are those a run was trained on.
-
-    Raises:
-        RunFolderError: If they are not.
-    """
-    if record.data["split_checksum"] != data.split.checksum():
-        raise RunFolderError(
-            f"data.root: the images are not those of {folder} "
-            f"({record.data['description']}; here {data.dataset.description})"
-        )
-    if record.data["pixels_checksum"] != data.cache.checksum():
-        raise RunFolderError(f"data.root: the images have the names of those of {folder}, but other pixels")
-
-
 def evaluate(config: EvaluateConfig) -> None:
     """Evaluate a checkpoint of a run into the run's folder.
 
@@ -191,7 +174,7 @@ def evaluate(config: EvaluateConfig) -> None:
     with lock_run(run.path):
         data.prepare_data()
         data.setup()
-        check_same_images(record, data, run.path)
+        check_same_images(record, run.path, **data.identity())
         if statistics["split_checksum"] != record.data["split_checksum"]:
             raise CheckpointError(f"{path}: was trained on another split; it may have seen these images")
         data.load_state_dict(statistics)
@@ -267,27 +250,3 @@ def to_subtypes(dataset: Dataset, indices: Tensor, logits: Tensor) -> SubtypePre
         probabilities=probabilities,
         predicted=probabilities.argmax(axis=1).astype(np.int64),
     )
-
-
-def run_title(network: str, data: SharedDataConfig) -> str:
-    """Return the title of a run's figures: network, magnification, split."""
-    where = _join_magnifications(data.magnification)
-    if data.test_magnification is not None:
-        where += f", tested at {_join_magnifications(data.test_magnification)}"
-    by = "" if data.group == "case" else f" by {data.group}"
-    split = f"fold {data.fold}" if data.split == "official" else f"ratio split{by}, {data.test_fraction:g} test"
-    stain = "" if data.stain == "none" else f", {data.stain.capitalize()} stains"
-    return f"{network}, {where}, {split}{stain}"
-
-
-def _join_magnifications(magnifications: Sequence[int]) -> str:
-    return "+".join(f"{magnification}X" for magnification in magnifications)
-
-
-def figure_note(dataset: Dataset) -> str | None:
-    """Return what every figure of a run must say about its images."""
-    if dataset.is_synthetic:
-        return SYNTHETIC_NOTE
-    if dataset.is_complete:
-        return None
-    return f"{INCOMPLETE_NOTE}: {len(dataset.records):,} of {dataset.n_published:,} images"

@@ -198,3 +198,26 @@ def check_same_run(folder: Path, stored: TrainConfig, asked: TrainConfig) -> Non
     if differing:
         raise RunFolderError(f"{folder}: holds another run: {join_truncated(differing)}; choose another folder")
     check_epochs(folder, stored, asked)
+
+
+def check_same_images(
+    record: RunRecord, folder: Path, *, split_checksum: str, pixels_checksum: str, description: str
+) -> None:
+    """Check that images and split are those a run was trained on.
+
+    Args:
+        record: The run's run.json.
+        folder: The run folder.
+        split_checksum: Checksum of the split that is used now.
+        pixels_checksum: Checksum of the decoded images.
+        description: Counts of these images.
+
+    Raises:
+        RunFolderError: If they are not.
+    """
+    if record.data["split_checksum"] != split_checksum:
+        raise RunFolderError(
+            f"data.root: the images are not those of {folder} ({record.data['description']}; here {description})"
+        )
+    if record.data["pixels_checksum"] != pixels_checksum:
+        raise RunFolderError(f"data.root: the images have the names of those of {folder}, but other pixels")

@@ -14,23 +14,12 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from breakhis_pl.config import TrainConfig, flatten, plain, validate
+from breakhis_pl.config import TrainConfig, flatten, make_title, plain, validate
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Subset
 from breakhis_pl.data.splits import write_split_csv
-from breakhis_pl.evaluate import (
-    DEFAULT_SENSITIVITY,
-    calibrate,
-    check_same_images,
-    evaluate_subset,
-    figure_note,
-    run_title,
-)
-from breakhis_pl.evaluation.figures import curves_figure, save_figure
-from breakhis_pl.evaluation.metrics import classification_report
-from breakhis_pl.evaluation.report import write_report
 from breakhis_pl.models.classifier import Classifier
-from breakhis_pl.run_folder import RunFolder, RunRecord, check_same_run, lock_run
+from breakhis_pl.run_folder import RunFolder, RunRecord, check_same_images, check_same_run, lock_run
 from breakhis_pl.training.callbacks import History, duration
 from breakhis_pl.training.loggers import SubsetTensorBoardLogger, log_results
 from breakhis_pl.training.performance import choose_memory_format, device_name, keep_freed_memory, resolve_device
@@ -67,7 +56,7 @@ def train(
         device, precision = resolve_device(config.trainer)
         data = make_data(config, device=device, evaluate_on=evaluate_on)
         if before is not None:
-            check_same_images(before, data, folder)
+            check_same_images(before, folder, **data.identity())
         checkpoint = run.last_checkpoint if before is not None and run.last_checkpoint.exists() else None
         classifier = make_classifier(config, data, pretrained=checkpoint is None)
         record = make_record(config, data, classifier, before, device=device, precision=precision)
@@ -96,6 +85,8 @@ def train(
                 draw_curves(config, run, trainer, data)
             close(loggers.values(), data)
         if writes and Subset.TEST in data.evaluated_subsets:
+            from breakhis_pl.evaluation.report import write_report  # noqa: PLC0415 - imports matplotlib
+
             log.info("page: %s", write_report(folder))
 
 
@@ -181,10 +172,8 @@ def make_record(
         data={
             "synthetic": data.dataset.is_synthetic,
             "complete": data.dataset.is_complete,
-            "description": data.dataset.description,
             "n_images": data.split.counts(),
-            "split_checksum": data.split.checksum(),
-            "pixels_checksum": data.cache.checksum(),
+            **data.identity(),
             "mean": list(data.mean),
             "std": list(data.std),
         },
@@ -202,14 +191,13 @@ def make_record(
 
 def describe(record: RunRecord, config: TrainConfig, data: BreakHisDataModule) -> None:
     """Log what is about to be trained, in three or four lines."""
-    note = figure_note(data.dataset)
-    if note is not None:
-        log.warning("%s", note)
+    if data.dataset.note is not None:
+        log.warning("%s", data.dataset.note)
     counts = "; ".join(
         f"{subset} {sum(by_class.values()):,} ({', '.join(f'{n:,} {name}' for name, n in by_class.items())})"
         for subset, by_class in data.split.counts().items()
     )
-    log.info("%s: %s", run_title(config.model.backbone, config.data), counts)
+    log.info("%s: %s", make_title(config.model.backbone, config.data), counts)
     log.info(
         "%.1f million parameters, weights %s; %d epochs in %s on %s",
         record.model["n_parameters"] / 1e6,
@@ -231,6 +219,13 @@ def evaluate_run(
     precision: str,
 ) -> None:
     """Evaluate the selected checkpoint on every subset; write the results and log them."""
+    from breakhis_pl.evaluate import (  # noqa: PLC0415 - imports matplotlib, which the training does not need
+        DEFAULT_SENSITIVITY,
+        calibrate,
+        evaluate_subset,
+    )
+    from breakhis_pl.evaluation.metrics import classification_report  # noqa: PLC0415
+
     content = torch.load(run.selected_checkpoint(), map_location="cpu", weights_only=True, mmap=True)
     classifier.load_state_dict(content["state_dict"])
     epoch = int(content["epoch"]) + 1
@@ -301,12 +296,14 @@ def fail(record: RunRecord, run: RunFolder, error: BaseException) -> None:
 
 def draw_curves(config: TrainConfig, run: RunFolder, trainer: L.Trainer, data: BreakHisDataModule) -> None:
     """Draw curves.png from the finished epochs."""
+    from breakhis_pl.evaluation.figures import curves_figure, save_figure  # noqa: PLC0415 - imports matplotlib
+
     rows = _history(trainer).rows
     if rows:
         selection = _selection(trainer)
         selected = None if selection is None else selection["best_epoch"]
-        title = run_title(config.model.backbone, config.data)
-        save_figure(curves_figure(rows, title=title, note=figure_note(data.dataset), counted=selected), run.curves_png)
+        title = make_title(config.model.backbone, config.data)
+        save_figure(curves_figure(rows, title=title, note=data.dataset.note, counted=selected), run.curves_png)
 
 
 def close(loggers: Iterable[Logger], data: BreakHisDataModule) -> None:

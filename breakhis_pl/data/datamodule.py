@@ -7,6 +7,7 @@ Batches are augmented and normalized on the device, in `on_after_batch_transfer`
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning.pytorch as L
@@ -66,7 +67,7 @@ class BreakHisDataModule(L.LightningDataModule):
         task: "binary" or "subtype".
         evaluate_on: Subsets that are evaluated after every epoch, if the split has them.
         memory_format: Memory format of the images of a batch.
-        overfit_batches: Use only the first train images, as many as fill these batches, in every epoch; 0 uses all.
+        overfit_batches: Use only the train images of the first batches of epoch 0, in every epoch; 0 uses all.
         progress_bar: Show progress bars on a terminal.
 
     Attributes:
@@ -155,14 +156,18 @@ class BreakHisDataModule(L.LightningDataModule):
             return None
         return class_weights(self._targets(self.split.indices(Subset.TRAIN)), n_classes=len(self.dataset.classes))
 
+    def identity(self) -> dict[str, str]:
+        """Return checksums and description of the images, by which runs recognize them."""
+        return {
+            "split_checksum": self.split.checksum(),
+            "pixels_checksum": self.cache.checksum(),
+            "description": self.dataset.description,
+        }
+
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return a loader of the sample indices of train images, in an order that follows seed and epoch."""
-        train = self.split.indices(Subset.TRAIN)
-        if self.overfit_batches > 0:
-            n_images = self.overfit_batches * self.data.batch_size
-            train = tuple(train[position] for position in self._make_sampler(train).positions(0)[:n_images])
-        sampler = self._make_sampler(train)
-        return _make_loader(train, BatchSampler(sampler, self.data.batch_size, drop_last=False))
+        indices, sampler = self._train_sampler()
+        return _make_loader(indices, BatchSampler(sampler, self.data.batch_size, drop_last=False))
 
     def val_dataloader(self) -> list[DataLoader[Tensor]]:
         """Return a loader per subset of `evaluated_subsets`.
@@ -272,16 +277,17 @@ class BreakHisDataModule(L.LightningDataModule):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _make_sampler(self, indices: Sequence[int]) -> EpochSampler:
+    def _train_sampler(self) -> tuple[Sequence[int], EpochSampler]:
+        """Return the sample indices of the images to train on, and the sampler of positions in them."""
         rank, world_size = self._rank_and_world_size()
-        return EpochSampler(
-            self._targets(indices),
-            balance=self.data.balance,
-            seed=self.seed,
-            epoch=self._epoch,
-            rank=rank,
-            world_size=world_size,
-        )
+        make = partial(EpochSampler, seed=self.seed, epoch=self._epoch, rank=rank, world_size=world_size)
+        indices = self.split.indices(Subset.TRAIN)
+        sampler = make(self._targets(indices), balance=self.data.balance)
+        if self.overfit_batches == 0:
+            return indices, sampler
+        n_images = self.overfit_batches * self.data.batch_size * world_size
+        few = [indices[position] for position in sampler.positions(0)[:n_images]]
+        return few, make(self._targets(few), balance="none")  # balanced already
 
     def _eval_batch_size(self, device: torch.device | None) -> int:
         factor = CUDA_EVAL_FACTOR if device is not None and device.type == "cuda" else 1
@@ -293,7 +299,7 @@ class BreakHisDataModule(L.LightningDataModule):
         Raises:
             ConfigurationError: If the last batch of an epoch is a single image.
         """
-        n_train, size = len(self._make_sampler(self.split.indices(Subset.TRAIN))), self.data.batch_size
+        n_train, size = len(self._train_sampler()[1]), self.data.batch_size
         if self.data.image_size <= MIN_IMAGE_SIZE and (n_train - 1) % size == 0:
             raise ConfigurationError(
                 f"data.batch_size={size}: the last batch of {n_train} train images has a single one, which batch norm "

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+SYNTHETIC_NOTE = "synthetic images, no tissue"
+INCOMPLETE_NOTE = "incomplete archive"
+
 
 class Subset(StrEnum):
     """Part of a split."""
@@ -60,6 +63,15 @@ class Dataset:
     description: str
     is_synthetic: bool
     official_subset: Callable[[ImageRecord, int], Subset]
+
+    @property
+    def note(self) -> str | None:
+        """What every figure of a run must say about its images; None for the published ones."""
+        if self.is_synthetic:
+            return SYNTHETIC_NOTE
+        if self.is_complete or self.n_published is None:
+            return None
+        return f"{INCOMPLETE_NOTE}: {len(self.records):,} of {self.n_published:,} images"
 
     def parent_of(self, target: int) -> int:
         """Return the index in `parent_classes` of a class."""

@@ -27,14 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--copy", action="store_true", help="copy the files (default: symbolic links)")
     add("--allow-incomplete", action="store_true", help="use what is there (default: all published images)")
     options = parser.parse_args(argv)
-    magnifications, is_complete = options.magnification, not options.allow_incomplete
+    if not 0 < options.test_fraction < 1:
+        parser.error(f"--test-fraction {options.test_fraction}: must be between 0 and 1")
+    if options.to.resolve().is_relative_to(options.root.resolve()):
+        parser.error(f"--to {options.to}: must be outside of --root, where its images would be duplicates")
     try:
-        if options.to.resolve().is_relative_to(options.root.resolve()):
-            raise DataError(
-                f"--to {options.to}: is in --root, where its images would be duplicates; choose another folder"
-            )
         dataset = open_breakhis(
-            options.root, task="binary", magnifications=magnifications, require_complete=is_complete
+            options.root,
+            task="binary",
+            magnifications=options.magnification,
+            require_complete=not options.allow_incomplete,
         )
         if options.split == "official":
             split = official_split(dataset, fold=options.fold)
@@ -43,10 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_trainable(split, f"--split {options.split}")
         export_split(split, options.to, copy=options.copy)
     except (BreakHisError, OSError) as error:
-        message = (
-            str(error).replace("data.require_complete=false", "--allow-incomplete").replace("data.root=", "--root ")
-        )
-        sys.stderr.write(f"{message}\n")
+        message = str(error).replace("data.require_complete=false", "--allow-incomplete")
+        sys.stderr.write(message.replace("data.root=", "--root ") + "\n")
         return 1
     for subset, counts in split.counts().items():
         for class_name, n_images in counts.items():

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.dataset import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.errors import join_truncated
 from breakhis_pl.evaluation.conclusions import metric_name
 from breakhis_pl.evaluation.difference_tables import difference_section, report_section
-from breakhis_pl.evaluation.figures import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.fold_tables import fold_section
 from breakhis_pl.evaluation.pages import Picture, Table
 from breakhis_pl.evaluation.paired import METRICS, PairedComparison

@@ -33,10 +33,8 @@ GREEN = "#009E73"
 GRAY = "#666666"
 
 
-SYNTHETIC_NOTE = "synthetic images, no tissue"
 """Put on every figure of a run on drawn images."""
 
-INCOMPLETE_NOTE = "incomplete archive"
 """Put on every figure of a run on a part of the published images."""
 
 

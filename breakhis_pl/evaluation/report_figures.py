@@ -8,12 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from breakhis_pl.data.breakhis import CLASS_NAMES
+from breakhis_pl.data.dataset import INCOMPLETE_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.evaluation.confusion_figure import confusion_matrix_figure
 from breakhis_pl.evaluation.curves import Curve, ReliabilityBins, precision_recall_points, reliability_bins, roc_points
 from breakhis_pl.evaluation.figures import (
-    INCOMPLETE_NOTE,
     SUBSET_STYLES,
-    SYNTHETIC_NOTE,
     count_of_images,
     curves_figure,
 )

@@ -257,14 +257,14 @@ def _run_facts(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(run: Mapping[str, Any]) -> str | None:
-    """The backbone, and in parentheses what else sets the network apart from the report's of that name."""
+    """Return the backbone, and in parentheses what differs from the network of Otto et al. 2022 of that name."""
     backbone = text_at(run, "config", "model", "backbone") or text_at(run, "model", "backbone")
     library, head = (text_at(run, "config", "model", name) for name in ("library", "head"))
     task = text_at(run, "config", "task")
     marks = [
-        library if library != "report" else None,
+        library if library == "timm" else None,
         "frozen" if flag_at(run, "config", "model", "freeze") else None,
-        head if head != "report" else None,
+        head if head not in ("mlp", "report") else None,
         task if task != "binary" else None,
     ]
     what = ", ".join(mark for mark in marks if mark)

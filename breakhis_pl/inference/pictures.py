@@ -3,6 +3,7 @@
 Wrong pixels are worse than none: a kind of file whose pixels are not known to be decoded correctly is refused.
 """
 
+import glob
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,8 +18,8 @@ from breakhis_pl.errors import DataError, join_truncated
 
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000", "AVIF", "PPM", "PCX", "SGI", "QOI")
-"""Pillow's names of the formats that are read."""
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "JPEG2000", "AVIF", "PPM", "PCX", "SGI", "QOI")
+"""Pillow's names of the formats that are read; JPEG includes MPO."""
 
 SLIDE_SUFFIXES = frozenset((".svs", ".ndpi", ".scn", ".mrxs", ".vms", ".vmu", ".bif", ".czi", ".dcm", ".isyntax"))
 """Suffixes of whole-slide scanners."""
@@ -70,8 +71,8 @@ def find_pictures(images: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, 
         elif name.is_dir():
             paths = list(_walk(name, unreadable))
         else:
-            relative = name.relative_to(name.anchor)
-            paths = sorted(path for path in Path(name.anchor).glob(str(relative)) if path.is_file())
+            matches = glob.iglob(str(name), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            paths = sorted(path for path in map(Path, matches) if path.is_file())
         found |= dict.fromkeys(paths)
         if not paths:
             missing.append(name)
@@ -136,13 +137,13 @@ def _decode(path: Path) -> UInt8Array:
     with Image.open(path, formats=FORMATS) as image:
         is_16_bit = ";16" in str(image.tile) or image.mode.startswith("I;16")
         image.load()
-        pixels = np.asarray(_to_rgb(image))
+        pixels = np.array(_to_rgb(image))
     if is_16_bit and pixels.max() < MIN_BRIGHTEST:
         raise DataError("16 bits per channel of which the upper ones are 0: of unknown scale; save it with 8 bits")
     return pixels
 
 
-def _check_kind(image: Image.Image) -> None:
+def _check_kind(image: Any) -> None:
     """Refuse a picture whose pixels may be decoded wrongly.
 
     Raises:
@@ -160,6 +161,16 @@ def _check_kind(image: Image.Image) -> None:
         raise DataError("more than 16 bits per channel, signed or floating-point values; save it with 8 or 16 bits")
     if ";16" in str(image.tile) and "transparency" in image.info:
         raise DataError("a transparent color of 16 bits; save it with 8 bits")
+    if image.format == "JPEG2000" and image.mode[:1] != "I" and _jpeg2000_bits(Path(image.filename)) != {8}:
+        raise DataError("JPEG 2000 of other than 8 bits per channel; save it with 8 bits")  # Pillow 13 overflows
+
+
+def _jpeg2000_bits(path: Path) -> set[int]:
+    """Return the bits per component, from the marker SIZ of the codestream (ISO/IEC 15444-1, A.5.1)."""
+    content = path.read_bytes()
+    start = content.index(b"\xff\x4f\xff\x51")
+    n_components = int.from_bytes(content[start + 40 : start + 42])
+    return {content[start + 42 + 3 * component] + 1 for component in range(n_components)}
 
 
 def _check_tiff(image: Any) -> None:
@@ -175,7 +186,7 @@ def _check_tiff(image: Any) -> None:
         raise DataError(f"whole-slide file ({description[:100]!r}); cut regions of about 0.5 mm out of it")
     if description.startswith("ImageJ=") and "images=" in description and "images=1\n" not in description:
         raise DataError("ImageJ stack of several images; save the one to predict")
-    n_samples, extra = tags.get(277, 1), tags.get(338, ())
+    n_samples, extra = tags.get(277, 1), tuple(tags.get(338, ()))
     bits = set(tags.get(258, (1,)))
     kind = (tags.get(262), max(bits))
     n_colors = 3 if kind[0] in (2, 6) else 1
@@ -204,7 +215,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         above = image.convert("RGBA")
-        if above.getextrema()[3] == (0, 0):
+        if not np.asarray(above)[..., 3].any():
             raise DataError("all pixels are transparent; save it without transparency")
         return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
     return image.convert("RGB")

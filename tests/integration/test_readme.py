@@ -69,9 +69,9 @@ def test_every_module_that_is_run_explains_itself(command: str) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """The README's first command at a sixth of its size, run in a folder of its own."""
+    """The README's first command on half of its images, run in a folder of its own."""
     folder = tmp_path_factory.mktemp("demo")
-    arguments = ("experiment=demo", "data.images_per_patient=4", "data.width=350", "hydra.run.dir=outputs/demo")
+    arguments = ("experiment=demo", "data.images_per_patient=4", "hydra.run.dir=outputs/demo")
     return folder, run_program("train", *arguments, cwd=folder, draw_figures=True)
 
 
@@ -80,7 +80,7 @@ def test_the_demo_learns_and_says_that_its_images_are_synthetic(demo: tuple[Path
     assert outcome.status == 0, outcome.err
     assert "synthetic" in outcome.out.lower()
     metrics = json.loads((folder / "outputs" / "demo" / "test" / "metrics.json").read_text())
-    assert metrics["weighted_f1"]["value"] > 0.8
+    assert metrics["weighted_f1"]["value"] > 0.7  # 0.55 if every image is called malignant
 
 
 def test_figures_are_pictures(demo: tuple[Path, Outcome]) -> None:

@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -97,8 +98,9 @@ def test_lightnings_hooks_make_augmented_batches_in_training_only(make_data: Mak
         data.trainer = fake_trainer(epoch=1, training=training)  # type: ignore[assignment, arg-type]
         return data.on_after_batch_transfer(data.transfer_batch_to_device(indices, CPU, 0), 0)
 
-    assert torch.equal(transfer(training=True).images, data.batch(indices, epoch=1).images)
-    assert torch.equal(transfer(training=False).images, data.batch(indices).images)
+    expected = make_data()
+    assert torch.equal(transfer(training=True).images, expected.batch(indices, epoch=1).images)
+    assert torch.equal(transfer(training=False).images, expected.batch(indices).images)
 
 
 def test_loaders_yield_the_split_and_train_images_in_a_new_order_in_every_epoch(make_data: MakeData) -> None:
@@ -127,12 +129,24 @@ def test_ranks_share_train_and_test_images(make_data: MakeData) -> None:
     assert sorted(chain(*test)) == list(data.split.indices(Subset.TEST))
 
 
-def test_overfitting_uses_the_same_few_images_in_every_epoch(make_data: MakeData) -> None:
-    data = make_data(overfit_batches=2)
+def test_a_second_setup_reads_nothing(make_data: MakeData, tmp_path: Path) -> None:
+    data = make_data()
+    cache = data.cache
+    shutil.rmtree(tmp_path / "images")
+
+    data.setup("fit")
+    assert data.cache is cache
+
+
+@pytest.mark.parametrize("balance", ["none", "downsample", "sampler"])
+def test_overfitting_uses_the_images_of_the_first_batches_in_every_epoch(make_data: MakeData, balance: str) -> None:
+    first = train_indices(make_data(f"data.balance={balance}"))[:10]
+    data = make_data(f"data.balance={balance}", overfit_batches=2)
     orders = [train_indices(data, epoch=epoch) for epoch in range(3)]
 
-    assert len(orders[0]) == 10
-    assert {frozenset(order) for order in orders} == {frozenset(orders[0])}
+    assert [sorted(order) for order in orders] == [sorted(first)] * 3
+    assert orders[1] != orders[2]
+    assert [len(train_indices(data, rank=rank, world_size=2)) for rank in (0, 1)] == [10, 10]
 
 
 def test_class_weights_belong_to_the_balance_loss(make_data: MakeData) -> None:
@@ -200,16 +214,11 @@ def test_verify_compares_the_files_with_the_cache(make_data: MakeData) -> None:
         make_data("data.verify=true")
 
 
-@pytest.mark.parametrize(("overrides", "is_refused"), [((), True), (("data.image_size=33",), False)])
-def test_a_last_batch_of_one_smallest_image_is_refused(
-    make_data: MakeData, overrides: tuple[str, ...], is_refused: bool
-) -> None:
-    overrides = ("data.batch_size=53", *overrides)
-    if is_refused:
-        with pytest.raises(ConfigurationError, match=r"data\.batch_size=53"):
-            make_data(*overrides)
-    else:
-        make_data(*overrides)
+def test_a_last_batch_of_one_smallest_image_is_refused(make_data: MakeData) -> None:
+    with pytest.raises(ConfigurationError, match=r"data\.batch_size=53"):
+        make_data("data.batch_size=53")
+    make_data("data.batch_size=53", "data.image_size=33")
+    make_data("data.batch_size=53", overfit_batches=1)
 
 
 def test_train_images_without_contrast_are_refused(make_data: MakeData, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def test_images_are_linked_or_copied_into_a_folder_per_subset_and_class(
     assert {path.relative_to(target).as_posix() for path in files} == expected
     for path in files:
         assert path.is_symlink() is not copy
+        assert copy or not path.readlink().is_absolute()
         assert path.read_bytes() == (root / path.name).read_bytes()
     assert f"{target}/train/B: " in capsys.readouterr().out
 
@@ -50,3 +51,29 @@ def test_nothing_is_written_if_the_export_is_refused(
     assert capsys.readouterr().err
     assert not list(target.glob("*"))
     assert not list(tmp_path.glob(".exported*"))
+
+
+@pytest.mark.parametrize("option", ["--to", "--test-fraction"])
+def test_impossible_options_are_refused_by_name(
+    write_images: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    root = write_images(*NAMES)
+    target = (
+        root / "exported" if option == "--to" else tmp_path / "exported"
+    )  # below root, all images would be there twice
+    arguments = ["--root", str(root), "--to", str(target), "--allow-incomplete", "--split", "ratio"]
+
+    with pytest.raises(SystemExit):
+        main([*arguments, *(["--test-fraction", "1"] if option == "--test-fraction" else [])])
+    assert f"{option} " in capsys.readouterr().err.splitlines()[-1]
+    assert not target.exists()
+
+
+def test_messages_name_the_options_of_the_command(
+    write_images: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", str(write_images(*NAMES)), "--to", str(tmp_path / "exported")]) == 1
+    message = capsys.readouterr().err
+    assert "--root " in message
+    assert "--allow-incomplete" in message
+    assert "data.r" not in message

@@ -50,9 +50,15 @@ def test_mean_and_std_are_those_of_numpy(open_cache: Callable[..., ImageCache]) 
     assert std == pytest.approx(values.std(axis=(0, 1, 2)), rel=1e-12)
 
 
-def change_last_byte(path: Path) -> None:
+def change_pixels(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def change_sums(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[8 + int.from_bytes(content[:8], "little")] ^= 1  # after the header and its length
     path.write_bytes(content)
 
 
@@ -64,7 +70,7 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [change_last_byte, truncate, empty])
+@pytest.mark.parametrize("damage", [change_pixels, change_sums, truncate, empty])
 def test_a_damaged_cache_is_built_again(open_cache: Callable[..., ImageCache], damage: Callable[[Path], None]) -> None:
     cache = open_cache()
     checksum = cache.checksum()

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,15 @@ def save_16_bit(path: Path) -> None:
     Image.fromarray(RNG.integers(0, 2**16, (16, 20), dtype=np.uint16)).save(path)
 
 
+def save_16_bit_rgb(path: Path) -> None:
+    """Write what Pillow reads, but cannot write: zeros in six bytes per pixel."""
+    header = struct.pack(">IIBBBBB", 20, 16, 16, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(16 * (1 + 6 * 20)))), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+
+
 def save_rgba(path: Path) -> None:
     Image.fromarray(PIXELS).convert("RGBA").save(path)
 
@@ -55,6 +66,13 @@ def save_with_a_changed_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
+def save_with_a_wrong_checksum(path: Path) -> None:
+    Image.fromarray(PIXELS).save(path)
+    content = bytearray(path.read_bytes())
+    content[-13] ^= 1  # IEND is 12 bytes long; the checksum of the pixels is before it
+    path.write_bytes(content)
+
+
 def save_huge(path: Path) -> None:
     Image.new("1", (5000, 5000)).save(path)
 
@@ -74,8 +92,16 @@ def save_nothing(path: Path) -> None:
 @pytest.mark.parametrize(
     "save",
     [
-        *(save_16_bit, save_rgba, save_transparent_color, save_jpeg, save_truncated, save_with_a_changed_byte),
-        *(save_huge, save_empty, make_folder, save_nothing),
+        *(save_16_bit, save_16_bit_rgb, save_rgba, save_transparent_color, save_jpeg),
+        *(
+            save_truncated,
+            save_with_a_changed_byte,
+            save_with_a_wrong_checksum,
+            save_huge,
+            save_empty,
+            make_folder,
+            save_nothing,
+        ),
     ],
 )
 def test_other_and_damaged_files_are_refused_by_name(tmp_path: Path, save: Callable[[Path], None]) -> None:

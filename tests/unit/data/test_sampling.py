@@ -57,6 +57,12 @@ def test_classes_are_balanced_and_images_of_a_class_repeated_equally_often(
         assert max(of_class) - min(of_class) <= 1
 
 
+def test_downsampling_selects_other_images_in_every_epoch() -> None:
+    selections = [{p for p in make_sampler("downsample", epoch=epoch) if TARGETS[p] == 0} for epoch in range(20)]
+
+    assert set().union(*selections) == set(range(10))
+
+
 def test_epochs_take_turns_in_which_class_gets_the_remainder() -> None:
     targets = [0, 0, 0, 1, 1]
     counts = [

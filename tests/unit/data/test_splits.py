@@ -113,8 +113,19 @@ def test_random_splits_are_a_function_of_the_seed_and_not_of_the_order(published
 
 def test_small_fractions_leave_no_subset_without_a_class(published: Callable[..., Dataset]) -> None:
     for test_fraction in (0.01, 0.99):
-        split = ratio_split(published(), test_fraction=test_fraction, seed=0)
-        check_trainable(split, "")
+        counts = ratio_split(published(), test_fraction=test_fraction, seed=0).counts()
+        assert all(n_images > 0 for subset in ("train", "test") for n_images in counts[subset].values())
+
+
+def test_a_class_of_two_cases_is_in_both_subsets_even_if_the_fraction_suits_none_of_them(
+    published: Callable[..., Dataset],
+) -> None:
+    dataset = published()
+    first = {record.case: record for record in reversed(dataset.records)}.values()
+    few = [[record for record in first if record.target == target] for target in (0, 1)]
+    split = ratio_split(replace(dataset, records=(*few[0][:2], *few[1][:10])), test_fraction=0.2, seed=0)
+
+    assert split.counts()["test"]["benign"] == 1
 
 
 def test_a_single_case_cannot_be_split(published: Callable[..., Dataset]) -> None:
@@ -167,6 +178,7 @@ def test_split_csv_has_a_row_per_image(published: Callable[..., Dataset], tmp_pa
     with (tmp_path / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == SPLIT_COLUMNS
-    assert [(row["image"], row["case"], row["subset"]) for row in rows] == [
-        (record.image, record.case, subset) for record, subset in zip(split.records, split.subsets, strict=True)
+    assert [(row["image"], row["patient"], row["case"], row["subset"]) for row in rows] == [
+        (record.image, record.patient, record.case, subset)
+        for record, subset in zip(split.records, split.subsets, strict=True)
     ]

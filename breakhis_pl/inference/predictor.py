@@ -1,0 +1,171 @@
+"""A trained network with what its run folder says about input and output."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from breakhis_pl.config import DeviceConfig, TrainConfig, validate
+from breakhis_pl.data.augmentation import normalize
+from breakhis_pl.data.images import resize
+from breakhis_pl.data.stain import StainTarget
+from breakhis_pl.errors import CheckpointError, ConfigurationError, DataError
+from breakhis_pl.evaluate import load_classifier
+from breakhis_pl.evaluation.calibration import Calibration, read_calibration
+from breakhis_pl.evaluation.gradcam import grad_cam
+from breakhis_pl.inference.ood import OOD_NPZ, OODDetector
+from breakhis_pl.inference.pictures import read_picture
+from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.run_folder import RunFolder
+from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
+
+UInt8Array: TypeAlias = npt.NDArray[np.uint8]
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+NOTICE = "Research software, not a medical device: it must not be used to diagnose anybody."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        path: Path as found.
+        width: Width of the file's picture in pixels.
+        height: Height of the file's picture in pixels.
+        pixels: uint8, (size, size, 3), resized and stain-normalized.
+    """
+
+    path: Path
+    width: int
+    height: int
+    pixels: UInt8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A picture that cannot be predicted, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictor:
+    """A trained network and what its run folder says about input and output.
+
+    Attributes:
+        classifier: In evaluation mode, on its device.
+        image_size: Side of its images in pixels.
+        mean: float32, (3,), of values in [0, 1].
+        std: float32, (3,), of values in [0, 1].
+        stain: Target of stain normalization.
+        calibration: Temperature and threshold; None if they were not fitted for this checkpoint.
+        detector: Out-of-distribution detector; None if it was not fitted for this checkpoint.
+        device: "cuda", "mps" or "cpu".
+        precision: Lightning's name.
+        memory_format: Memory format of images and weights.
+    """
+
+    classifier: Classifier
+    image_size: int
+    mean: Tensor
+    std: Tensor
+    stain: StainTarget | None
+    calibration: Calibration | None
+    detector: OODDetector | None
+    device: str
+    precision: str
+    memory_format: torch.memory_format
+
+    def decode(self, path: Path) -> Picture | Unreadable:
+        """Decode a picture to the pixels that the network is shown."""
+        try:
+            image = read_picture(path)
+        except DataError as error:
+            return Unreadable(path, str(error))
+        pixels = resize(image, self.image_size)
+        pixels = pixels if self.stain is None else self.stain.normalize(pixels)
+        return Picture(path, image.shape[1], image.shape[0], pixels)
+
+    def normalize(self, pixels: UInt8Array) -> Tensor:
+        """Convert pixels, uint8 (n, size, size, 3), to images, float32 (n, 3, size, size), on the device."""
+        batch = torch.from_numpy(pixels).to(self.device)
+        return normalize(batch, mean=self.mean, std=self.std, parameters=None, memory_format=self.memory_format)
+
+    @torch.inference_mode()
+    def predict(self, pixels: UInt8Array) -> tuple[FloatArray, Float32Array]:
+        """Predict pictures.
+
+        Args:
+            pixels: uint8, (n, size, size, 3).
+
+        Returns:
+            Probabilities, float64 (n, n_classes), and pooled features, float32 (n, n_features).
+
+        Raises:
+            CheckpointError: If a probability is not finite.
+        """
+        network = self.classifier.network
+        with autocast(self.device, self.precision):
+            features = network.backbone(self.normalize(pixels))
+            logits = self.classifier.sum_logits(network.head(features).float())
+        probabilities: FloatArray = torch.softmax(logits.double(), dim=1).cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise CheckpointError(
+                f"{self.classifier.config.backbone}: computes values that are not finite; train again"
+            )
+        return probabilities, features.float().cpu().numpy()
+
+    def explain(self, pixels: UInt8Array, classes: npt.NDArray[np.int64]) -> Float32Array:
+        """Compute the Grad-CAM maps of classes, int64 (n,); float32, (n, size, size), in [0, 1].
+
+        Raises:
+            ConfigurationError: If the network has no feature map that Grad-CAM can weight.
+        """
+        try:
+            return grad_cam(self.classifier, self.normalize(pixels), torch.from_numpy(classes)).cpu().numpy()
+        except TypeError as error:
+            raise ConfigurationError(f"gradcam: {error}; set gradcam=false") from error
+
+
+def open_predictor(run_folder: Path, *, checkpoint: str, trainer: DeviceConfig) -> Predictor:
+    """Load a network from a run folder.
+
+    Args:
+        run_folder: The run folder.
+        checkpoint: "auto", "best", "last", or a path.
+        trainer: Device and precision; "auto" is that of the training if it was on the same type of device.
+
+    Raises:
+        BreakHisError: If run folder, checkpoint or device cannot be used.
+    """
+    run = RunFolder(run_folder)
+    record = run.read()
+    trained = validate(TrainConfig, record.config)
+    device, precision = resolve_device(trainer)
+    if trainer.precision == "auto" and record.precision is not None and str(record.device).startswith(device):
+        precision = record.precision
+    size = trained.data.image_size
+    memory_format = choose_memory_format(trained.trainer.memory_format, device=device, image_size=size)
+    path = run.checkpoint(checkpoint)
+    classifier, statistics = load_classifier(path, memory_format=memory_format)
+    is_selected = path.resolve() == run.selected_checkpoint().resolve()
+    calibration, detector = run.calibration_json, run.path / OOD_NPZ
+    return Predictor(
+        classifier=classifier.to(device),
+        image_size=size,
+        mean=torch.tensor(statistics["mean"], device=device),
+        std=torch.tensor(statistics["std"], device=device),
+        stain=None if statistics["stain"] is None else StainTarget.from_plain(statistics["stain"]),  # type: ignore[arg-type]
+        calibration=read_calibration(calibration) if is_selected and calibration.exists() else None,
+        detector=OODDetector.load(detector) if is_selected and detector.exists() else None,
+        device=device,
+        precision=precision,
+        memory_format=memory_format,
+    )

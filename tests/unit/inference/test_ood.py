@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
+
+from breakhis_pl.data.datamodule import BreakHisDataModule
+from breakhis_pl.evaluate import load_classifier
+from breakhis_pl.inference.ood import MAX_COMPONENTS, QUANTILE, OODDetector, fit_detector, fit_ood
+from tests.configs import train_config
+
+
+def sample(n: int, *, seed: int, n_features: int = 200) -> np.ndarray:
+    """Positive features with a mean and correlations, as a network's."""
+    mixing = np.random.default_rng(0).normal(size=(20, n_features))
+    rng = np.random.default_rng(seed)
+    return np.maximum(3 + 0.2 * rng.normal(size=(n, 20)) @ mixing + 0.1 * rng.normal(size=(n, n_features)), 0)
+
+
+@pytest.fixture(scope="module")
+def detector() -> OODDetector:
+    fitted = fit_detector(sample(300, seed=1), [str(index // 10) for index in range(300)])
+    assert fitted is not None
+    return fitted
+
+
+def test_images_of_the_same_kind_are_within_the_limit_and_others_are_not(detector: OODDetector) -> None:
+    assert (detector.distances(sample(1000, seed=2)) > 1).mean() == pytest.approx(1 - QUANTILE, abs=0.015)
+    assert (detector.distances(np.random.default_rng(3).gamma(1, size=(50, 200))) > 1).all()
+
+
+def test_the_distance_is_the_mahalanobis_distance_of_a_full_covariance_matrix(detector: OODDetector) -> None:
+    train, test = (
+        features / np.linalg.norm(features, axis=1, keepdims=True)
+        for features in (sample(300, seed=1), sample(9, seed=2))
+    )
+    pca = PCA(MAX_COMPONENTS, svd_solver="full").fit(train)
+    components = LedoitWolf(assume_centered=True).fit(pca.transform(train)).covariance_
+    rest = np.eye(200) - pca.components_.T @ pca.components_  # projection on what is no component
+    covariance = pca.components_.T @ components @ pca.components_ + pca.noise_variance_ * rest
+    centered = test - train.mean(axis=0)
+    expected = np.sqrt(np.einsum("ni,ni->n", centered, np.linalg.solve(covariance, centered.T).T)) / detector.limit
+    np.testing.assert_allclose(detector.distances(sample(9, seed=2)), expected, rtol=1e-6)
+
+
+def test_images_of_one_case_do_not_tighten_the_limit() -> None:
+    rng = np.random.default_rng(9)
+    cases = [str(index // 20) for index in range(200)]
+    features = sample(200, seed=4) + 0.5 * np.repeat(rng.normal(size=(10, 200)), 20, axis=0)  # cases differ
+    by_case, by_image = fit_detector(features, cases), fit_detector(features, [str(index) for index in range(200)])
+    assert by_case is not None
+    assert by_image is not None
+    assert by_case.limit > 1.5 * by_image.limit
+
+
+def test_a_saved_detector_computes_the_same_distances(detector: OODDetector, tmp_path: Path) -> None:
+    detector.save(tmp_path / "ood.npz")
+    features = sample(20, seed=5)
+    np.testing.assert_allclose(
+        OODDetector.load(tmp_path / "ood.npz").distances(features), detector.distances(features), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("n_images", "n_cases"), [(30, 30), (100, 4)])
+def test_too_few_images_or_cases_give_no_detector(n_images: int, n_cases: int) -> None:
+    assert fit_detector(sample(n_images, seed=1), [str(index % n_cases) for index in range(n_images)]) is None
+
+
+def test_a_run_is_fitted_to_its_train_images(run: Path, synthetic_cache: Path) -> None:
+    config = train_config(
+        *("data=synthetic", "data.images_per_patient=1", "data.width=64", "data.image_size=32"),
+        f"data.cache_dir={synthetic_cache}",
+    )
+    data = BreakHisDataModule(config.data, config.augmentation, seed=0, progress_bar=False)
+    data.setup()
+    classifier, _ = load_classifier(run / "checkpoints/last.ckpt")
+    detector = fit_ood(classifier, data, device="cpu", precision="32-true")
+    assert detector is not None
+    assert detector.mean.shape == (512,)

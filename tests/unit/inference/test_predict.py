@@ -1,0 +1,172 @@
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from breakhis_pl.config import PredictConfig
+from breakhis_pl.data.stain import fit_stain
+from breakhis_pl.errors import CheckpointError, DataError, RunFolderError
+from breakhis_pl.evaluate import load_classifier
+from breakhis_pl.inference.ood import OOD_NPZ, OODDetector
+from breakhis_pl.inference.predict import decode_batches, predict
+
+Configure = Callable[..., PredictConfig]
+
+
+def read(folder: Path, name: str = "predictions.csv") -> pd.DataFrame:
+    return pd.read_csv(folder / name, keep_default_na=False)
+
+
+def test_probabilities_are_those_of_the_network_on_resized_and_normalized_pictures(
+    run: Path, pictures: Path, configure: Configure, tmp_path: Path
+) -> None:
+    predict(configure(pictures), tmp_path / "out")
+    table = read(tmp_path / "out")
+    classifier, statistics = load_classifier(run / "checkpoints/last.ckpt", memory_format=torch.contiguous_format)
+    mean, std = (torch.tensor(statistics[name]).view(3, 1, 1) for name in ("mean", "std"))
+    for row in table.itertuples():
+        image = torch.from_numpy(np.array(Image.open(row.image))).permute(2, 0, 1)[None]
+        resized = torch.nn.functional.interpolate(image, (32, 32), mode="bilinear", antialias=True)
+        with torch.inference_mode():
+            expected = classifier((resized / 255 - mean) / std).softmax(dim=1)[0]
+        np.testing.assert_allclose([row.prob_benign, row.prob_malignant], expected, atol=1e-5)
+        assert (row.height, row.width) == image.shape[2:]
+        assert row.predicted == ["benign", "malignant"][int(expected.argmax())]
+
+
+def test_a_folder_gives_the_visible_pictures_below_it_once(
+    pictures: Path, configure: Configure, tmp_path: Path
+) -> None:
+    predict(configure([pictures, pictures / "a.png", pictures / "*.png"]), tmp_path / "out")
+    names = [str(Path(name).relative_to(pictures)) for name in read(tmp_path / "out").image]
+    assert names == ["a.png", "b.PNG", "c.png", "below/<e> & 'f',g.png", "below/d.png"]
+
+
+def test_decision_and_calibrated_probability_follow_temperature_and_threshold(
+    pictures: Path, configure: Configure, tmp_path: Path
+) -> None:
+    predict(configure(pictures), tmp_path / "out")
+    table = read(tmp_path / "out")
+    odds = (table.prob_malignant / table.prob_benign) ** (1 / 2.0)
+    np.testing.assert_allclose(table.prob_malignant_calibrated, odds / (1 + odds), atol=1e-6)
+    assert list(table.decision) == ["malignant" if odd / (1 + odd) >= 0.4 else "benign" for odd in odds]
+
+
+def test_calibration_and_detector_are_not_used_for_another_checkpoint(
+    run: Path, pictures: Path, configure: Configure, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    OODDetector(np.zeros(512), np.eye(1, 512), np.eye(1), 1.0, limit=1e9).save(copy / OOD_NPZ)
+    predict(configure(pictures, run=copy), tmp_path / "selected")
+    shutil.copy(copy / "checkpoints/last.ckpt", copy / "checkpoints/best.ckpt")
+    predict(configure(pictures, run=copy, checkpoint="last"), tmp_path / "other")
+    selected, other = read(tmp_path / "selected"), read(tmp_path / "other")
+    assert not selected.out_of_distribution.any()
+    columns = ["prob_malignant_calibrated", "decision", "out_of_distribution", "out_of_distribution_distance"]
+    assert (other[columns] == "").all(axis=None)
+    assert (selected[columns] != "").all(axis=None)
+
+
+def test_an_unreadable_picture_is_listed_and_does_not_stop_the_others(
+    pictures: Path, configure: Configure, tmp_path: Path
+) -> None:
+    (pictures / "b1.png").write_bytes((pictures / "a.png").read_bytes()[:500])
+    (pictures / "b2.svs").write_bytes(b"slide")
+    with pytest.raises(DataError, match=r"b1\.png.*b2\.svs"):
+        predict(configure(pictures), tmp_path / "out")
+    assert len(read(tmp_path / "out")) == 5
+    failures = read(tmp_path / "out", "unreadable.csv")
+    assert [Path(name).name for name in failures.image] == ["b1.png", "b2.svs"]
+    assert (failures.reason != "").all()
+
+
+def test_a_folder_of_unreadable_pictures_gives_a_table_without_rows(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="broken"):
+        predict(configure(tmp_path / "broken.png"), tmp_path / "out")
+    assert len(read(tmp_path / "out")) == 0
+    assert (tmp_path / "out/predictions.html").exists()
+
+
+def test_images_that_lead_to_nothing_are_named(pictures: Path, configure: Configure, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.*\*\.tif"):
+        predict(configure([pictures, tmp_path / "nowhere", pictures / "*.tif"]), tmp_path / "out")
+    assert not (tmp_path / "out/predictions.csv").exists()
+
+
+def test_a_folder_with_predictions_is_not_written_again(pictures: Path, configure: Configure, tmp_path: Path) -> None:
+    predict(configure(pictures), tmp_path / "out")
+    before = (tmp_path / "out/predictions.csv").read_bytes()
+    with pytest.raises(RunFolderError, match="out"):
+        predict(configure(pictures / "a.png"), tmp_path / "out")
+    assert (tmp_path / "out/predictions.csv").read_bytes() == before
+
+
+def test_rows_before_an_interruption_are_kept_under_another_name(
+    pictures: Path, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(decode: object, paths: list[Path], **_: object) -> object:
+        yield from decode_batches(decode, paths[:2], size=2, n_threads=1)  # type: ignore[arg-type, type-var]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("breakhis_pl.inference.predict.decode_batches", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        predict(configure(pictures), tmp_path / "out")
+    assert len(read(tmp_path / "out", "predictions.partial.csv")) == 2
+    assert not (tmp_path / "out/predictions.csv").exists()
+
+
+def test_overlays_are_written_for_the_first_pictures(pictures: Path, configure: Configure, tmp_path: Path) -> None:
+    predict(configure(pictures, gradcam=3), tmp_path / "out")
+    table = read(tmp_path / "out")
+    assert (table.gradcam != "").tolist() == [True, True, True, False, False]
+    assert table.gradcam[0] == "gradcam/000001_a.jpg"
+    assert len({(tmp_path / "out" / name).read_bytes() for name in table.gradcam[:3]}) == 3
+
+
+def test_the_page_is_one_escaped_file_with_the_least_certain_picture_first(
+    pictures: Path, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("breakhis_pl.inference.predict.N_SHOWN", 3)
+    predict(configure(pictures), tmp_path / "out")
+    table, page = read(tmp_path / "out"), (tmp_path / "out/predictions.html").read_text(encoding="utf-8")
+    certainty = table[["prob_benign", "prob_malignant"]].max(axis=1)
+    expected = [Path(name).name.replace("&", "&amp;") for name in table.image[certainty.argsort()[:3]]]
+    shown = [Path(name).name for name in re.findall(r"<figcaption><code>(.*?)</code>", page)]
+    assert [name.replace("&lt;e&gt;", "<e>").replace("&#39;", "'") for name in shown] == expected
+    assert "<e>" not in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert page.count("data:image/jpeg") == 3
+
+
+def test_pictures_are_normalized_to_the_stain_of_the_run(
+    make_run: Callable[..., Path], pictures: Path, configure: Configure, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    stains = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+    tissue = (255 * np.exp(-rng.gamma(1.0, 0.5, (32, 32, 2)) @ stains)).astype(np.uint8)
+    Image.fromarray(tissue).save(pictures / "tissue.png")
+    target = fit_stain("macenko", [(tissue.astype(float) * [0.6, 0.8, 1.0]).astype(np.uint8)])
+    other = make_run(stain=target.to_plain())
+    Image.fromarray(target.normalize(tissue)).save(pictures / "normalized.png")
+    predict(configure(pictures / "tissue.png", run=other), tmp_path / "with")
+    predict(configure(pictures / "normalized.png", run=make_run()), tmp_path / "without")
+    columns = ["prob_benign", "prob_malignant"]
+    pd.testing.assert_frame_equal(read(tmp_path / "with")[columns], read(tmp_path / "without")[columns])
+
+
+def test_a_network_with_outputs_that_are_not_finite_is_refused(
+    make_run: Callable[..., Path], pictures: Path, configure: Configure, tmp_path: Path
+) -> None:
+    broken = make_run()
+    checkpoint = torch.load(broken / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["state_dict"]["network.backbone.conv1.weight"].fill_(torch.nan)
+    torch.save(checkpoint, broken / "checkpoints/last.ckpt")
+    with pytest.raises(CheckpointError, match="resnet18"):
+        predict(configure(pictures, run=broken), tmp_path / "out")
