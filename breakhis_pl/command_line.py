@@ -28,7 +28,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 
-from breakhis_pl.config import EvaluateConfig, Group, PredictConfig, TrainConfig, TuneConfig, validate
+from breakhis_pl.config import (
+    BreakHisDataConfig,
+    EvaluateConfig,
+    Group,
+    PredictConfig,
+    TrainConfig,
+    TuneConfig,
+    validate,
+)
 from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated
 from breakhis_pl.messages import explain
 from breakhis_pl.run_folder import RESUME_KEYS, RunFolder, check_epochs
@@ -41,6 +49,8 @@ PROGRAMS: dict[str, type[Group]] = {
     "predict": PredictConfig,
     "tune": TuneConfig,
 }
+CHDIR_FAULT = "hydra.job.chdir=true: relative paths would change their meaning; drop it"
+
 _NOT_IN_NAMES = (
     "hydra",
     "logger",
@@ -199,12 +209,13 @@ def check_inputs(config: Group) -> None:
     ):
         raise ConfigurationError("trainer.accelerator=gpu: this machine has no GPU; set trainer=cpu or trainer=auto")
     if isinstance(config, TrainConfig):
-        from breakhis_pl.data.sources import check_source  # noqa: PLC0415 - imports numpy
-
         path = config.model.weights_file
         if path is not None and not path.is_file():
             raise ConfigurationError(f"model.weights={path}: does not exist; set it to imagenet, none or a file")
-        check_source(config.data)
+        if isinstance(config.data, BreakHisDataConfig):
+            from breakhis_pl.data.sources import open_dataset  # noqa: PLC0415
+
+            open_dataset(config.data, task=config.task)
     elif isinstance(config, EvaluateConfig):
         runs = [] if config.runs is None else config.runs if isinstance(config.runs, list) else [config.runs]
         for key, wanted in (("predictions", config.predictions), *(("runs", run) for run in runs)):
@@ -232,8 +243,9 @@ class RunCallback(Callback):
         if os.environ.get("LOCAL_RANK", "0") != "0":  # a further process of a distributed run
             return
         with _refusal():
-            _check_hydra(config)
-            typed = load(PROGRAMS[program], _without_hydra(config), config.hydra.overrides.task)
+            if config.hydra.job.chdir:
+                raise ConfigurationError(CHDIR_FAULT)
+            typed = load(PROGRAMS[program], config, config.hydra.overrides.task)
             check_inputs(typed)
             self._choose_folder(config, typed)
         if isinstance(typed, TrainConfig) and not isinstance(typed, TuneConfig):
@@ -246,7 +258,8 @@ class RunCallback(Callback):
         """Validate every run of a sweep before the first one starts."""
         program = str(kwargs["config_name"])
         with _refusal():
-            _check_hydra(config)
+            if config.hydra.job.chdir:
+                raise ConfigurationError(CHDIR_FAULT)
             if program != "train":
                 raise ConfigurationError(f"-m: {program}.py has no sweeps")
             loader = GlobalHydra.instance().config_loader()
@@ -258,7 +271,7 @@ class RunCallback(Callback):
             for job in jobs:
                 composed = loader.load_configuration(program, [*job, *config.hydra.overrides.hydra], RunMode.RUN)
                 try:
-                    typed: TrainConfig = load(TrainConfig, _without_hydra(composed), job)
+                    typed: TrainConfig = load(TrainConfig, composed, job)
                 except ConfigurationError as error:
                     faults += str(error).splitlines()
                     continue
@@ -335,16 +348,6 @@ def _refusal() -> Iterator[None]:
         message = explain(error)
         sys.stderr.write(traceback.format_exc() if message is None else f"{message}\n")
         raise SystemExit(1) from None
-
-
-def _check_hydra(config: DictConfig) -> None:
-    """Refuse settings of Hydra that the programs cannot work with."""
-    if config.hydra.job.chdir:
-        raise ConfigurationError("hydra.job.chdir=true: relative paths would change their meaning; drop it")
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _is_default(config: DictConfig, key: str) -> bool:

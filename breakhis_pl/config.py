@@ -204,22 +204,13 @@ class OptimizerBase(Target):
     """Learning rate."""
 
 
-class AdamaxConfig(OptimizerBase):
-    """Keys of `optimizer=adamax`."""
+class AdamConfig(OptimizerBase):
+    """Keys of `optimizer=adamax` and `optimizer=adamw`."""
 
     betas: tuple[Fraction, Fraction]
-    """Decay of the moving averages of gradient and infinity norm."""
+    """Decay of the moving averages of gradient and of its norm or square."""
     weight_decay: float = Field(ge=0)
-    """L2 penalty."""
-
-
-class AdamWConfig(OptimizerBase):
-    """Keys of `optimizer=adamw`."""
-
-    betas: tuple[Fraction, Fraction]
-    """Decay of the moving averages of gradient and squared gradient."""
-    weight_decay: float = Field(ge=0)
-    """Decoupled weight decay."""
+    """L2 penalty; decoupled weight decay of AdamW."""
 
 
 class SGDConfig(OptimizerBase):
@@ -298,11 +289,8 @@ def _by_target(known: Mapping[str, str]) -> Discriminator:
 
 
 OptimizerConfig: TypeAlias = Annotated[
-    Annotated[AdamaxConfig, Tag("adamax")]
-    | Annotated[AdamWConfig, Tag("adamw")]
-    | Annotated[SGDConfig, Tag("sgd")]
-    | Annotated[OtherOptimizer, Tag("other")],
-    _by_target({"torch.optim.Adamax": "adamax", "torch.optim.AdamW": "adamw", "torch.optim.SGD": "sgd"}),
+    Annotated[AdamConfig, Tag("adam")] | Annotated[SGDConfig, Tag("sgd")] | Annotated[OtherOptimizer, Tag("other")],
+    _by_target({"torch.optim.Adamax": "adam", "torch.optim.AdamW": "adam", "torch.optim.SGD": "sgd"}),
 ]
 SchedulerConfig: TypeAlias = Annotated[
     Annotated[ExponentialConfig, Tag("exponential")]
@@ -645,6 +633,8 @@ def validate(model: type[ConfigT], composed: DictConfig | Mapping[str, Any]) -> 
     Raises:
         ConfigurationError: One line per fault.
     """
+    if isinstance(composed, DictConfig) and "hydra" in composed:
+        composed = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
     missing = sorted(OmegaConf.missing_keys(composed)) if isinstance(composed, DictConfig) else []
     if missing:
         raise ConfigurationError("\n".join(f"{key}: has no value; set {key}=…" for key in missing))

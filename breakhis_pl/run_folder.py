@@ -68,6 +68,7 @@ class RunFolder:
         self.history_csv = path / "history.csv"
         self.curves_png = path / "curves.png"
         self.calibration_json = path / "calibration.json"
+        self.ood_npz = path / "ood.npz"
         self.report_page = path / REPORT_PAGE
         self.checkpoints = path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"

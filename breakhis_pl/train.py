@@ -115,7 +115,9 @@ def make_data(config: TrainConfig, *, device: str, evaluate_on: Sequence[Subset]
         seed=config.seed,
         task=config.task,
         evaluate_on=evaluate_on,
-        memory_format=_memory_format(config, device),
+        memory_format=choose_memory_format(
+            config.trainer.memory_format, device=device, image_size=config.data.image_size
+        ),
         overfit_batches=config.trainer.overfit_batches,
         progress_bar=config.trainer.progress_bar,
     )
@@ -144,10 +146,6 @@ def make_classifier(config: TrainConfig, data: BreakHisDataModule, *, pretrained
     if config.trainer.compile:
         classifier.network.compile()
     return classifier
-
-
-def _memory_format(config: TrainConfig, device: str) -> torch.memory_format:
-    return choose_memory_format(config.trainer.memory_format, device=device, image_size=config.data.image_size)
 
 
 def make_record(
@@ -225,10 +223,15 @@ def evaluate_run(
         evaluate_subset,
     )
     from breakhis_pl.evaluation.metrics import classification_report  # noqa: PLC0415
+    from breakhis_pl.inference.ood import fit_ood  # noqa: PLC0415
 
     content = torch.load(run.selected_checkpoint(), map_location="cpu", weights_only=True, mmap=True)
     classifier.load_state_dict(content["state_dict"])
     epoch = int(content["epoch"]) + 1
+    if Subset.TEST in data.evaluated_subsets:
+        detector = fit_ood(classifier, data, device=device, precision=precision)
+        if detector is not None:
+            detector.save(run.ood_npz)
     final: dict[str, float] = {}
     for subset in data.evaluated_subsets:
         result = evaluate_subset(

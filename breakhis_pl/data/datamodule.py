@@ -18,7 +18,6 @@ from torch.utils.data import BatchSampler, DataLoader
 from breakhis_pl.config import MIN_IMAGE_SIZE, AugmentationConfig, DataConfig
 from breakhis_pl.data.augmentation import Augmentation, AugmentationParameters, normalize
 from breakhis_pl.data.dataset import Dataset, Subset
-from breakhis_pl.data.domain import appearances, fit_domain, plain_domain
 from breakhis_pl.data.image_cache import ImageCache
 from breakhis_pl.data.sampling import EpochSampler, IndexDataset, class_weights, distribute_batches
 from breakhis_pl.data.sources import open_dataset
@@ -110,7 +109,6 @@ class BreakHisDataModule(L.LightningDataModule):
         self._augmentation = Augmentation(augmentation, seed=seed)
         self._parameters: tuple[int, torch.device, AugmentationParameters] | None = None
         self._tensors: dict[torch.device, _DeviceTensors] = {}
-        self._domain: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
         """Generate and decode images if they are not cached; Lightning calls this in one process."""
@@ -228,18 +226,12 @@ class BreakHisDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is needed to use a checkpoint without the train images."""
-        if self._domain is None:
-            train = self.split.indices(Subset.TRAIN)
-            features = appearances(self.cache.pixels.numpy(), train, n_threads=torch.get_num_threads())
-            domain = fit_domain(features, [self.dataset.records[index].case for index in train])
-            self._domain = {"domain": None if domain is None else plain_domain(domain)}
         return {
             "mean": self.mean,
             "std": self.std,
             "image_size": self.data.image_size,
             "split_checksum": self.split.checksum(),
             "stain": None if self.stain is None else self.stain.to_plain(),
-            **self._domain,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

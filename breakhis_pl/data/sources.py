@@ -35,13 +35,3 @@ def open_dataset(config: DataConfig, *, task: str, progress_bar: bool = True) ->
     )
     dataset = open_breakhis(folder, task=task, magnifications=magnifications, require_complete=False)
     return replace(dataset, is_synthetic=True)
-
-
-def check_source(config: DataConfig) -> None:
-    """Check that the images of a configuration exist, without generating or reading any.
-
-    Raises:
-        DataError: If they cannot be used.
-    """
-    if isinstance(config, BreakHisDataConfig):
-        open_dataset(config, task="binary")

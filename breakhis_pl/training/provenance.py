@@ -29,9 +29,10 @@ def source_state() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
     top = _git(root, "rev-parse", "--show-toplevel")
     is_own = top is not None and Path(top).resolve() == root  # the project may lie unpacked in another repository
+    is_installed = any(True for _ in metadata.distributions(name="breakhis-pl"))  # a checkout may be used without
     changes = _git(root, "status", "--porcelain", "--untracked-files=no") if is_own else None
     return {
-        "package_version": _package_version(),
+        "package_version": metadata.version("breakhis-pl") if is_installed else None,
         "commit": _git(root, "rev-parse", "HEAD") if is_own else None,
         "uncommitted_changes": None if changes is None else changes != "",
     }
@@ -41,13 +42,6 @@ def versions() -> dict[str, str]:
     """Return versions of Python and of the packages that results depend on."""
     packages = {name: metadata.version(name) for name in PACKAGES}
     return {"python": platform.python_version(), "torch": torch.__version__, **packages}
-
-
-def _package_version() -> str | None:
-    try:
-        return metadata.version("breakhis-pl")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -21,7 +21,6 @@ from breakhis_pl.config import TrainConfig
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.run_folder import RunFolder
 from breakhis_pl.training.callbacks import HeadWarmup, History, LinearProbe, NaNGuard, ProgressBar
-from breakhis_pl.training.cuda_graph import CudaGraphs
 from breakhis_pl.training.performance import choose_memory_format, uses_cuda_graphs
 
 
@@ -87,6 +86,8 @@ def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str) -> Iter
     if training.frozen_epochs > 0:
         yield HeadWarmup(training.frozen_epochs)
     if uses_cuda_graphs(config, device):
+        from breakhis_pl.training.cuda_graph import CudaGraphs  # noqa: PLC0415 - on a GPU only
+
         yield CudaGraphs(
             batch_size=config.data.batch_size,
             image_size=config.data.image_size,
