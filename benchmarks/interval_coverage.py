@@ -23,7 +23,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from breakhis_pl.data.breakhis import CLASS_NAMES, Subset, official_patients, parse_file_name
+from breakhis_pl.data.breakhis import CLASS_NAMES, official_patients, parse_file_name
+from breakhis_pl.data.dataset import Subset
 from breakhis_pl.evaluation.case_table import CaseTable, tabulate_cases
 from breakhis_pl.evaluation.intervals import case_intervals
 from breakhis_pl.evaluation.predictions import Predictions, index_of, read_predictions

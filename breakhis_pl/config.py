@@ -268,7 +268,7 @@ class WarmupCosineConfig(CosineConfig):
 class ConstantConfig(Target):
     """Keys of `scheduler=constant`."""
 
-    factor: Literal[1.0, 1]
+    factor: float = Field(ge=1, le=1)
     """Torch's own default changes the learning rate; 1 keeps it."""
 
 
@@ -391,7 +391,8 @@ class TrainConfig(Group):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        return _refuse(self, _train_rules(self))
+        _refuse(_train_rules(self))
+        return self
 
     @property
     def has_fixed_features(self) -> bool:
@@ -454,7 +455,8 @@ class EvaluateConfig(Group):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        return _refuse(self, _evaluate_rules(self))
+        _refuse(_evaluate_rules(self))
+        return self
 
 
 class PredictConfig(Group):
@@ -514,12 +516,11 @@ class TuneConfig(TrainConfig):
     """Values that each searched key may take."""
 
 
-def _refuse(config: Any, faults: Iterator[str]) -> Any:
-    """Return the configuration, or raise one ValueError that holds all faults."""
+def _refuse(faults: Iterator[str]) -> None:
+    """Raise one ValueError that holds all faults, if there are any."""
     found = list(faults)
     if found:
         raise ValueError("\n".join(found))
-    return config
 
 
 def _train_rules(config: TrainConfig) -> Iterator[str]:
@@ -634,7 +635,7 @@ def validate(model: type[ConfigT], composed: DictConfig | Mapping[str, Any]) -> 
         ConfigurationError: One line per fault.
     """
     if isinstance(composed, DictConfig) and "hydra" in composed:
-        composed = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     missing = sorted(OmegaConf.missing_keys(composed)) if isinstance(composed, DictConfig) else []
     if missing:
         raise ConfigurationError("\n".join(f"{key}: has no value; set {key}=…" for key in missing))

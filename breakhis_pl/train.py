@@ -271,7 +271,7 @@ def _selection(trainer: L.Trainer) -> dict[str, Any] | None:
     """Return which epoch a validation metric selected; None if the last one counts."""
     checkpoints = [each for each in trainer.callbacks if isinstance(each, ModelCheckpoint)]  # type: ignore[attr-defined]
     checkpoint = next((each for each in checkpoints if each.monitor is not None), None)
-    if checkpoint is None or checkpoint.best_model_score is None:
+    if checkpoint is None or checkpoint.monitor is None or checkpoint.best_model_score is None:
         return None
     stopping = next((each for each in trainer.callbacks if isinstance(each, EarlyStopping)), None)  # type: ignore[attr-defined]
     values = [row[checkpoint.monitor] for row in _history(trainer).rows]

@@ -78,6 +78,7 @@ class Classifier(L.LightningModule):
         self.configure = configure
         self.label_smoothing = label_smoothing
         self.mixup = MixUp(alpha=mixup, num_classes=len(self.classes)) if mixup > 0 else None
+        self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(seed, "initialization"))
@@ -196,11 +197,11 @@ class Classifier(L.LightningModule):
 
     def update_metrics(self, subset: str, logits: Tensor, targets: Tensor) -> None:
         """Add logits, float32 (batch, n_classes), and targets, int64 (batch,), to the epoch's metrics of a subset."""
-        metrics = self.metrics[f"{subset}_metrics"]
+        metrics: MetricCollection = self.metrics[f"{subset}_metrics"]  # type: ignore[assignment]
         metrics.update(self.sum_logits(logits).softmax(dim=1), self.sum_targets(targets))
         self.log_dict(metrics, on_step=False, on_epoch=True, logger=False, add_dataloader_idx=False)
 
     @property
     def is_parallel(self) -> bool:
         """Whether several processes share an epoch."""
-        return self._trainer is not None and self.trainer.world_size > 1
+        return torch.distributed.is_available() and torch.distributed.is_initialized()

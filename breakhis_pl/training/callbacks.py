@@ -226,7 +226,7 @@ class LinearProbe(Callback):
             if trainer.training:
                 self._features.append(features.detach().float())
 
-        self._hook = pl_module.network.backbone.register_forward_hook(keep)
+        self._hook = pl_module.network.backbone.register_forward_hook(keep)  # type: ignore[union-attr]
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         """Fit after the last batch."""

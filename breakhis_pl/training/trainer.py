@@ -133,7 +133,7 @@ def make_optimizers(config: TrainConfig, network: nn.Module) -> OptimizerLRSched
     if config.is_linear_probe:
         return None
     if config.training.layer_decay < 1:
-        from timm.optim import param_groups_layer_decay  # noqa: PLC0415 - an extra
+        from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]  # noqa: PLC0415 - an extra
 
         weight_decay = getattr(config.optimizer, "weight_decay", 0.0)
         groups = param_groups_layer_decay(network, weight_decay, layer_decay=config.training.layer_decay)

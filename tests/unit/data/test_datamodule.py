@@ -171,12 +171,11 @@ def test_a_checkpoint_restores_mean_and_std(make_data: MakeData) -> None:
     assert not torch.equal(other.batch(torch.tensor([0])).images, before)
 
 
-def test_the_state_names_image_size_and_split_and_the_look_of_the_train_images(make_data: MakeData) -> None:
+def test_the_state_names_image_size_and_split(make_data: MakeData) -> None:
     data = make_data()
     state = data.state_dict()
 
     assert (state["image_size"], state["split_checksum"], state["stain"]) == (32, data.split.checksum(), None)
-    assert state["domain"]["n_images"] == 54
 
 
 def test_stains_are_normalized_to_the_train_images_or_to_those_of_a_checkpoint(tmp_path: Path) -> None:
