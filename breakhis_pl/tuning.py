@@ -28,9 +28,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import model_validator
 
-from breakhis_pl.messages import explain
 from breakhis_pl.config import Group, TrainConfig, TuneConfig, TuningConfig, flatten, plain, validate
 from breakhis_pl.errors import ConfigurationError, RunFolderError, TrainingError, join_truncated
+from breakhis_pl.messages import explain
 from breakhis_pl.randomness import derived_seed
 from breakhis_pl.run_folder import RunFolder, atomic_write, write_text
 
