@@ -395,14 +395,9 @@ class TrainConfig(Group):
         return self
 
     @property
-    def has_fixed_features(self) -> bool:
-        """Whether the backbone computes the same features for an image in every epoch."""
-        return self.model.freeze and self.augmentation.is_identity
-
-    @property
     def is_linear_probe(self) -> bool:
         """Whether the head is fitted as a logistic regression instead of trained by steps."""
-        return self.has_fixed_features and self.model.head == "linear"
+        return self.model.freeze and self.model.head == "linear" and self.augmentation.is_identity
 
 
 class EvaluateDataConfig(Group):

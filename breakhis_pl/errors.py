@@ -15,10 +15,6 @@ class DataError(BreakHisError, ValueError):
     """A data folder, its file names or its images cannot be used, or cannot be split as asked."""
 
 
-class DownloadError(BreakHisError, OSError):
-    """A download failed, or the archive is damaged or unsafe to unpack."""
-
-
 class WeightsError(BreakHisError, ValueError):
     """Pretrained weights are missing, unreadable or made for another network."""
 

@@ -109,7 +109,7 @@ class ImageName:
 
     def target_of(self, task: str) -> int:
         """Return the index in `TASKS[task]`."""
-        return self.target if task == "binary" else TASKS[task].index(self.subtype)
+        return TASKS[task].index(self.class_name if task == "binary" else self.subtype)
 
 
 def parse_file_name(file_name: str) -> ImageName:
@@ -261,7 +261,7 @@ def open_breakhis(root: Path, *, task: str, magnifications: Sequence[int], requi
     present = sorted({name.magnification for _, name in found})
     absent = [magnification for magnification in magnifications if magnification not in present]
     if found and absent:
-        faults.append(f"no images at {_join(absent)}, only at {_join(present)}; set data.magnification to one of these")
+        faults.append(f"no images at {absent}, only at {present}; set data.magnification to one of these")
     elif found and differences and require_complete:
         faults += [*differences, "download the archive, or set data.require_complete=false to use what is there"]
     if faults:
@@ -333,15 +333,12 @@ def _describe(images: Sequence[IndexedImage], magnifications: Sequence[int]) -> 
     by_class = Counter(name.class_name for _, name in images)
     published = {name: sum(PUBLISHED_COUNTS[m, name] for m in magnifications) for name in CLASS_NAMES}
     classes = ", ".join(f"{by_class[name]:,} of {published[name]:,} {name}" for name in CLASS_NAMES)
+    where = ", ".join(f"{m}X" for m in sorted(magnifications))
     n_patients = sum(any(each.n_images[m] for m in magnifications) for each in official_patients().values())
     return (
-        f"{len(images):,} of {sum(published.values()):,} images at {_join(sorted(magnifications))} ({classes}) "
+        f"{len(images):,} of {sum(published.values()):,} images at {where} ({classes}) "
         f"of {len({name.patient for _, name in images})} of {n_patients} patients"
     )
-
-
-def _join(magnifications: Iterable[int]) -> str:
-    return ", ".join(f"{magnification}X" for magnification in magnifications)
 
 
 def _data_error(root: Path, faults: Iterable[str]) -> DataError:

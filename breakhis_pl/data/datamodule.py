@@ -134,7 +134,9 @@ class BreakHisDataModule(L.LightningDataModule):
         )
         if self.data.verify and not self._decoded.was_built:
             self._decoded.verify(self.dataset.records, progress_bar=self.progress_bar)
-        self._normalize_stain(None if self.data.stain == "none" else self._fit_stain(self.data.stain))
+        self.stain, self.cache = None, self._decoded
+        if self.data.stain != "none":
+            self._normalize_stain(self._fit_stain(self.data.stain))
         self.mean, self.std = self.cache.channel_statistics(self.split.indices(Subset.TRAIN))
         if min(self.std) == 0:
             raise DataError(
@@ -197,8 +199,9 @@ class BreakHisDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor | None], dataloader_idx: int) -> Batch:
         """Make a batch of images, augmented during training."""
         indices, pixels = batch
-        is_training = self.trainer is not None and self.trainer.training
-        return self.batch(indices, epoch=self._epoch() if is_training else None, pixels=pixels)
+        trainer = self.trainer
+        is_training = trainer is not None and trainer.training
+        return self.batch(indices, epoch=trainer.current_epoch if trainer and is_training else None, pixels=pixels)
 
     def batch(self, indices: Tensor, *, epoch: int | None = None, pixels: Tensor | None = None) -> Batch:
         """Make a batch on the device of the indices.
@@ -263,16 +266,19 @@ class BreakHisDataModule(L.LightningDataModule):
     def _targets(self, indices: Sequence[int]) -> list[int]:
         return [self.dataset.records[index].target for index in indices]
 
-    def _epoch(self) -> int:
-        return 0 if self.trainer is None else self.trainer.current_epoch
-
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _train_sampler(self) -> tuple[Sequence[int], EpochSampler]:
         """Return the sample indices of the images to train on, and the sampler of positions in them."""
         rank, world_size = self._rank_and_world_size()
-        make = partial(EpochSampler, seed=self.seed, epoch=self._epoch, rank=rank, world_size=world_size)
+        make = partial(
+            EpochSampler,
+            seed=self.seed,
+            epoch=lambda: 0 if self.trainer is None else self.trainer.current_epoch,
+            rank=rank,
+            world_size=world_size,
+        )
         indices = self.split.indices(Subset.TRAIN)
         sampler = make(self._targets(indices), balance=self.data.balance)
         if self.overfit_batches == 0:

@@ -21,7 +21,7 @@ import httpx
 from tqdm import tqdm
 
 from breakhis_pl.data.breakhis import MAGNIFICATIONS, check_complete, index_images
-from breakhis_pl.errors import BreakHisError, DataError, DownloadError
+from breakhis_pl.errors import BreakHisError, DataError
 
 URL = "http://www.inf.ufpr.br/vri/databases/BreaKHis_v1.tar.gz"
 FOLDER_NAME = "BreaKHis_v1"
@@ -44,6 +44,10 @@ _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error),
     *(EOFError, ValueError, OverflowError, RuntimeError),
 )
+
+
+class DownloadError(BreakHisError, OSError):
+    """A download failed, or the archive is damaged or unsafe to unpack."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

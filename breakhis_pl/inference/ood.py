@@ -21,9 +21,6 @@ from breakhis_pl.training.performance import autocast
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 
-OOD_NPZ = "ood.npz"
-"""File in the run folder; it belongs to the selected checkpoint."""
-
 MAX_IMAGES = 512
 MIN_IMAGES = 40
 N_FOLDS = 5

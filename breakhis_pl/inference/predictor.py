@@ -17,7 +17,7 @@ from breakhis_pl.errors import CheckpointError, ConfigurationError, DataError
 from breakhis_pl.evaluate import load_classifier
 from breakhis_pl.evaluation.calibration import Calibration, read_calibration
 from breakhis_pl.evaluation.gradcam import grad_cam
-from breakhis_pl.inference.ood import OOD_NPZ, OODDetector
+from breakhis_pl.inference.ood import OODDetector
 from breakhis_pl.inference.pictures import read_picture
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder
@@ -156,15 +156,14 @@ def open_predictor(run_folder: Path, *, checkpoint: str, trainer: DeviceConfig) 
     path = run.checkpoint(checkpoint)
     classifier, statistics = load_classifier(path, memory_format=memory_format)
     is_selected = path.resolve() == run.selected_checkpoint().resolve()
-    calibration, detector = run.calibration_json, run.path / OOD_NPZ
     return Predictor(
         classifier=classifier.to(device),
         image_size=size,
         mean=torch.tensor(statistics["mean"], device=device),
         std=torch.tensor(statistics["std"], device=device),
         stain=None if statistics["stain"] is None else StainTarget.from_plain(statistics["stain"]),  # type: ignore[arg-type]
-        calibration=read_calibration(calibration) if is_selected and calibration.exists() else None,
-        detector=OODDetector.load(detector) if is_selected and detector.exists() else None,
+        calibration=read_calibration(run.calibration_json) if is_selected and run.calibration_json.exists() else None,
+        detector=OODDetector.load(run.ood_npz) if is_selected and run.ood_npz.exists() else None,
         device=device,
         precision=precision,
         memory_format=memory_format,

@@ -58,7 +58,8 @@ class History(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove rows that are newer than the checkpoint."""
-        self._write_table(trainer)
+        if self.rows:
+            self._write_table(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; note the learning rate, which Lightning changes before the epoch is evaluated."""
@@ -94,7 +95,7 @@ class History(Callback):
         )
 
     def _write_table(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero and self.rows and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(self.run.history_csv, pd.DataFrame(self.rows).to_csv(index=False, float_format="%.9g"))
 
 
@@ -141,8 +142,7 @@ class NaNGuard(Callback):
     The loss is checked in every step on a CPU, in every 50th step elsewhere, and the weights before every evaluation.
     """
 
-    def __init__(self) -> None:
-        self._sum: Tensor | None = None
+    _sum: Tensor | None = None
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         """Check the losses since the last check.

@@ -14,7 +14,7 @@ import pytest
 
 from breakhis_pl.data import download
 from breakhis_pl.data.download import main
-from breakhis_pl.errors import DataError, DownloadError
+from breakhis_pl.errors import DataError
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -141,7 +141,7 @@ def test_a_download_that_cannot_be_resumed_starts_over(server: Server, to: Path,
 @pytest.mark.parametrize(("status", "n_requests"), [(404, 1), (503, download.MAX_FAILURES)])
 def test_only_passing_errors_are_retried(server: Server, to: Path, status: int, n_requests: int) -> None:
     server.status = status
-    with pytest.raises(DownloadError, match=str(status)):
+    with pytest.raises(download.DownloadError, match=str(status)):
         download.download_archive(server.url, to)
     assert len(server.ranges) == n_requests
 
