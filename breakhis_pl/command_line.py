@@ -284,7 +284,7 @@ class RunCallback(Callback):
                 raise ConfigurationError("\n".join(dict.fromkeys(faults)))
             if len(set(names)) < len(names):
                 raise ConfigurationError(f"-m: two runs are the same: {join_truncated(names)}")
-            if _is_default(config, "hydra.sweep.dir"):
+            if "hydra.sweep.dir" not in map(_key, config.hydra.overrides.hydra):
                 _set_folder(config.hydra.sweep, "dir", _new_folder(Path(config.hydra.sweep.dir)))
             _check_access(Path(config.hydra.sweep.dir))
             sweep = config.hydra.sweep.dir
@@ -322,17 +322,17 @@ class RunCallback(Callback):
 
     def _choose_folder(self, config: DictConfig, typed: Group) -> None:
         """Set hydra.run.dir to the folder of the run; refuse one that holds a run already."""
-        folder = Path(config.hydra.run.dir)
+        folder, is_default = Path(config.hydra.run.dir), "hydra.run.dir" not in map(_key, config.hydra.overrides.hydra)
         if isinstance(typed, TrainConfig) and typed.resume is not None:
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
             return
         if isinstance(typed, TuneConfig | EvaluateConfig):
             return
-        if {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ) and _is_default(config, "hydra.run.dir"):
+        if {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ) and is_default:
             if isinstance(typed, TrainConfig) and typed.trainer.is_distributed:
                 raise ConfigurationError("hydra.run.dir: set it, so that all processes of torchrun or srun agree on it")
-        elif _is_default(config, "hydra.run.dir"):
+        elif is_default:
             _set_folder(config.hydra.run, "dir", _new_folder(folder))
         elif isinstance(typed, TrainConfig) and RunFolder(folder).run_json.exists():
             raise RunFolderError(f"{folder}: holds a run; resume={folder} resumes it, or choose another hydra.run.dir")
@@ -348,11 +348,6 @@ def _refusal() -> Iterator[None]:
         message = explain(error)
         sys.stderr.write(traceback.format_exc() if message is None else f"{message}\n")
         raise SystemExit(1) from None
-
-
-def _is_default(config: DictConfig, key: str) -> bool:
-    """Whether the command line leaves a setting of Hydra as it is."""
-    return key not in {_key(override) for override in config.hydra.overrides.hydra}
 
 
 def _set_folder(node: DictConfig, key: str, value: Path | None) -> None:

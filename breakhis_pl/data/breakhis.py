@@ -258,10 +258,12 @@ def open_breakhis(root: Path, *, task: str, magnifications: Sequence[int], requi
     found, faults = _index(root)
     images = [image for image in found if image.name.magnification in magnifications]
     differences = _compare_counts(images, magnifications)
-    present = sorted({name.magnification for _, name in found})
-    absent = [magnification for magnification in magnifications if magnification not in present]
+    present = sorted({f"{name.magnification}X" for _, name in found})
+    absent = [f"{magnification}X" for magnification in magnifications if f"{magnification}X" not in present]
     if found and absent:
-        faults.append(f"no images at {absent}, only at {present}; set data.magnification to one of these")
+        faults.append(
+            f"no images at {', '.join(absent)}, only at {', '.join(present)}; set data.magnification to one of these"
+        )
     elif found and differences and require_complete:
         faults += [*differences, "download the archive, or set data.require_complete=false to use what is there"]
     if faults:
