@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 
@@ -24,27 +24,29 @@ Float32Array: TypeAlias = npt.NDArray[np.float32]
 MAX_IMAGES = 512
 MIN_IMAGES = 40
 N_FOLDS = 5
-MAX_COMPONENTS = 64
 
-QUANTILE = 0.99
-"""Fraction of train images, each at its distance from the train images of other cases, that are within the limit."""
+QUANTILE = 0.95
+"""Fraction of train images that are within the limit, by their distance from the train images of other cases."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OODDetector:
-    """Gaussian model of normalized features: a full covariance of some components, an even one of the rest.
+    """Gaussian model of features of length 1.
+
+    The covariance matrix is that of Ledoit and Wolf, stored by its eigenvectors: fewer images than features give it one
+    eigenvalue that belongs to all directions in which no two images differ.
 
     Attributes:
         mean: float64, (n_features,).
-        components: Principal components, float64, (n_components, n_features).
-        precision: Inverse covariance of the components, float64, (n_components, n_components).
-        residual_variance: Variance of each dimension that is no component.
+        components: Eigenvectors, float64, (n_components, n_features).
+        variances: Their eigenvalues, float64, (n_components,).
+        residual_variance: Eigenvalue of all other directions.
         limit: Distance beyond which an image is out of distribution.
     """
 
     mean: FloatArray
     components: FloatArray
-    precision: FloatArray
+    variances: FloatArray
     residual_variance: float
     limit: float = 1.0
 
@@ -60,9 +62,9 @@ class OODDetector:
         centered = _normalize(features) - self.mean
         scores = centered @ self.components.T  # (n, n_components)
         residuals = centered - scores @ self.components  # (n, n_features)
-        within = np.einsum("ni,ij,nj->n", scores, self.precision, scores)
-        squares: FloatArray = within + (residuals**2).sum(axis=1) / self.residual_variance
-        return np.sqrt(squares) / self.limit
+        squares = (scores**2 / self.variances).sum(axis=1) + (residuals**2).sum(axis=1) / self.residual_variance
+        distances: FloatArray = np.sqrt(squares) / self.limit
+        return distances
 
     def save(self, path: Path) -> None:
         """Write an npz file of float32 arrays."""
@@ -74,10 +76,7 @@ class OODDetector:
     def load(cls, path: Path) -> "OODDetector":
         """Read a file that `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            mean, components, precision, residual_variance, limit = (
-                arrays[field.name].astype(np.float64) for field in fields(cls)
-            )
-        return cls(mean, components, precision, float(residual_variance), float(limit))
+            return cls(**{field.name: arrays[field.name].astype(np.float64) for field in fields(cls)})
 
 
 def fit_ood(classifier: Classifier, data: BreakHisDataModule, *, device: str, precision: str) -> OODDetector | None:
@@ -128,11 +127,13 @@ def fit_detector(features: Float32Array, cases: Sequence[str]) -> OODDetector | 
 
 def _fit(features: Float32Array, *, limit: float = 1.0) -> OODDetector:
     normalized = _normalize(features)
-    n_components = min(MAX_COMPONENTS, min(normalized.shape) // 2)
-    pca = PCA(n_components, svd_solver="full").fit(normalized)
-    covariance = LedoitWolf(assume_centered=True).fit(pca.transform(normalized))
-    residual_variance = max(float(pca.noise_variance_), 1e-12)  # 0 if images are equal
-    return OODDetector(pca.mean_, pca.components_, covariance.precision_, residual_variance, limit)
+    pca = PCA(svd_solver="full").fit(normalized)
+    shrinkage = ledoit_wolf_shrinkage(normalized)
+    eigenvalues = pca.explained_variance_ * (1 - 1 / len(normalized))  # of the empirical covariance, divided by n
+    mean_eigenvalue = max(float(eigenvalues.sum()) / normalized.shape[1], 1e-12)  # 0 if images are equal
+    residual_variance = max(shrinkage, 1e-3) * mean_eigenvalue
+    variances = (1 - shrinkage) * eigenvalues + residual_variance
+    return OODDetector(pca.mean_, pca.components_, variances, residual_variance, limit)
 
 
 def _normalize(features: npt.ArrayLike) -> FloatArray:
