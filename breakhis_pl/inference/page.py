@@ -30,6 +30,7 @@ def write_page(
     classes: Sequence[str],
     calibration: Calibration | None,
     title: str,
+    is_synthetic: bool = False,
 ) -> None:
     """Write the page.
 
@@ -41,19 +42,23 @@ def write_page(
         classes: Names of the classes.
         calibration: Temperature and threshold of the decisions.
         title: Network and run.
+        is_synthetic: Whether the network was trained on generated images.
     """
     is_flagged = table["out_of_distribution"] == "true"
+    has_decisions, has_flags = ((table[column] != "").any() for column in ("decision", "out_of_distribution"))
     counts = [
         [
             name,
             f"{is_predicted.sum():,}",
-            f"{(table['decision'] == name).sum():,}",
-            f"{(is_predicted & is_flagged).sum():,}",
+            f"{(table['decision'] == name).sum():,}" if has_decisions else None,
+            f"{(is_predicted & is_flagged).sum():,}" if has_flags else None,
         ]
         for name, is_predicted in ((name, table["predicted"] == name) for name in classes)
     ]
-    headings = ("predicted", "decided at the threshold", "out of distribution")
+    headings = ("predicted", "decided", "out of distribution")
     warnings = []
+    if is_synthetic:
+        warnings.append(("The network was trained on synthetic images.", "Its predictions mean nothing."))
     if is_flagged.any():
         warnings.append((f"{is_flagged.sum():,} pictures are out of distribution.", "Do not use their predictions."))
     if len(failures) > 0:
@@ -67,6 +72,7 @@ def write_page(
             "Pictures by class", [Column("class"), *(Column(name, is_number=True) for name in headings)], counts
         ),
         calibration=calibration,
+        positive=classes[-1],
         thumbnails=[
             (make_thumbnail(row, image), row["image"], make_caption(row, classes))
             for (_, row), image in zip(table.iterrows(), pixels, strict=False)

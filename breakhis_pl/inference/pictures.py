@@ -5,7 +5,6 @@ Wrong pixels are worse than none: a kind of file whose pixels are not known to b
 
 import glob
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -115,9 +114,7 @@ def read_picture(path: Path) -> UInt8Array:
             raise DataError("is not a file" if path.exists() else "does not exist")
         if path.suffix.lower() in SLIDE_SUFFIXES:
             raise DataError(f"whole-slide file ({path.suffix}); cut regions of about 0.5 mm out of it")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's of odd metadata, which is not used
-            return _decode(path)
+        return _decode(path)
     except DataError:
         raise
     except UnidentifiedImageError as error:

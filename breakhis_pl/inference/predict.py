@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,7 +48,8 @@ def predict(config: PredictConfig, folder: Path) -> None:
     predictor = open_predictor(config.run, checkpoint=config.checkpoint, trainer=config.trainer)
     classes, backbone = predictor.classifier.parent_classes, predictor.classifier.config.backbone
     log.info("%s in %s on %s: %d pictures", backbone, predictor.precision, predictor.device, len(paths))
-    with lock_run(folder):
+    with lock_run(folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, which is not used
         if (folder / PREDICTIONS_CSV).exists():
             raise RunFolderError(f"{folder}: holds {PREDICTIONS_CSV}; set hydra.run.dir to another folder")
         table, unreadable = predict_pictures(config, predictor, paths, folder)
@@ -65,6 +67,7 @@ def predict(config: PredictConfig, folder: Path) -> None:
             classes=classes,
             calibration=predictor.calibration,
             title=f"{backbone}, {config.run.name}",
+            is_synthetic=predictor.is_synthetic,
         )
     for column in ("predicted", "decision", "out_of_distribution"):
         counts = table.loc[table[column] != "", column].value_counts()
