@@ -1,9 +1,10 @@
 """Out-of-distribution detection by the Mahalanobis distance of pooled features from those of train images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,8 @@ import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
 
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Subset
@@ -25,19 +28,49 @@ MAX_IMAGES = 512
 MIN_IMAGES = 40
 N_FOLDS = 5
 
-QUANTILE = 0.95
+QUANTILE = 0.99
 """Fraction of train images that are within the limit, by their distance from the train images of other cases."""
+
+
+@contextmanager
+def record_features(backbone: nn.Module) -> Iterator[list[Tensor]]:
+    """Record the channels of three layers, averaged over places: those at 1/4, 1/2 and 3/4 of the layers with weights.
+
+    The last features of a trained network tell classes apart and little else: photographs have those of tissue.
+
+    Yields:
+        A list to which a forward pass appends tensors, float32, (batch, n_channels).
+
+    Source:
+        Lee et al. 2018, arXiv:1807.03888, section 2.2, on features of several layers.
+    """
+    recorded: list[Tensor] = []
+
+    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        is_map = isinstance(_module, nn.Conv2d)  # (batch, channels, height, width); else (batch, ..., channels)
+        places = output.flatten(2) if is_map else output.flatten(1, -2).mT if output.ndim > 2 else output[..., None]
+        recorded.append(places.mean(dim=2, dtype=torch.float32))
+
+    # exact type: the linear layers inside nn.MultiheadAttention are a subclass, and are not called
+    layers = [module for module in backbone.modules() if isinstance(module, nn.Conv2d) or type(module) is nn.Linear]
+    hooks = [layers[len(layers) * quarter // 4 - 1].register_forward_hook(record) for quarter in (1, 2, 3)]
+    try:
+        yield recorded
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OODDetector:
-    """Gaussian model of features of length 1.
+    """Gaussian model of features.
 
-    The covariance matrix is that of Ledoit and Wolf, stored by its eigenvectors: fewer images than features give it one
-    eigenvalue that belongs to all directions in which no two images differ.
+    The covariance matrix is that of Ledoit and Wolf, stored by its eigenvectors: if there are fewer images than
+    features, all directions in which no images differ have the same eigenvalue.
 
     Attributes:
         mean: float64, (n_features,).
+        scale: Standard deviations, float64, (n_features,).
         components: Eigenvectors, float64, (n_components, n_features).
         variances: Their eigenvalues, float64, (n_components,).
         residual_variance: Eigenvalue of all other directions.
@@ -45,6 +78,7 @@ class OODDetector:
     """
 
     mean: FloatArray
+    scale: FloatArray
     components: FloatArray
     variances: FloatArray
     residual_variance: float
@@ -54,14 +88,14 @@ class OODDetector:
         """Compute the Mahalanobis distances of images, in units of the limit.
 
         Args:
-            features: Output of the backbone, float, (n, n_features).
+            features: Recorded features, concatenated, float, (n, n_features).
 
         Returns:
             float64, (n,); above 1, an image is out of distribution.
         """
-        centered = _normalize(features) - self.mean
-        scores = centered @ self.components.T  # (n, n_components)
-        residuals = centered - scores @ self.components  # (n, n_features)
+        standardized = (np.asarray(features, dtype=np.float64) - self.mean) / self.scale
+        scores = standardized @ self.components.T  # (n, n_components)
+        residuals = standardized - scores @ self.components  # (n, n_features)
         squares = (scores**2 / self.variances).sum(axis=1) + (residuals**2).sum(axis=1) / self.residual_variance
         distances: FloatArray = np.sqrt(squares) / self.limit
         return distances
@@ -94,9 +128,14 @@ def fit_ood(classifier: Classifier, data: BreakHisDataModule, *, device: str, pr
     train = np.array(data.split.indices(Subset.TRAIN))
     chosen = train[np.linspace(0, len(train) - 1, min(len(train), MAX_IMAGES)).astype(int)]
     classifier.to(device).eval()
-    batches = torch.split(torch.from_numpy(chosen).to(device), data.data.eval_batch_size or data.data.batch_size)
+    features = []
     with torch.inference_mode(), autocast(device, precision):
-        features = [classifier.network.backbone(data.batch(batch).images).float().cpu() for batch in batches]
+        for batch in torch.split(
+            torch.from_numpy(chosen).to(device), data.data.eval_batch_size or data.data.batch_size
+        ):
+            with record_features(classifier.network.backbone) as recorded:
+                classifier.network.backbone(data.batch(batch).images)
+            features.append(torch.cat(recorded, dim=1).cpu())
     return fit_detector(torch.cat(features).numpy(), [data.dataset.records[index].case for index in chosen])
 
 
@@ -112,10 +151,6 @@ def fit_detector(features: Float32Array, cases: Sequence[str]) -> OODDetector | 
 
     Returns:
         None for fewer than `MIN_IMAGES` images or `N_FOLDS` cases.
-
-    Source:
-        Lee et al. 2018, arXiv:1807.03888, for the distance. Features are scaled to length 1, as in Müller and Hein
-        2025, arXiv:2505.18032: else a blank image, whose activations are small, is close to the mean.
     """
     if len(features) < MIN_IMAGES or len(set(cases)) < N_FOLDS:
         return None
@@ -126,18 +161,11 @@ def fit_detector(features: Float32Array, cases: Sequence[str]) -> OODDetector | 
 
 
 def _fit(features: Float32Array, *, limit: float = 1.0) -> OODDetector:
-    normalized = _normalize(features)
-    pca = PCA(svd_solver="full").fit(normalized)
-    shrinkage = ledoit_wolf_shrinkage(normalized)
-    eigenvalues = pca.explained_variance_ * (1 - 1 / len(normalized))  # of the empirical covariance, divided by n
-    mean_eigenvalue = max(float(eigenvalues.sum()) / normalized.shape[1], 1e-12)  # 0 if images are equal
-    residual_variance = max(shrinkage, 1e-3) * mean_eigenvalue
+    scaler = StandardScaler().fit(features.astype(np.float64))
+    standardized = scaler.transform(features.astype(np.float64))
+    pca = PCA(svd_solver="full").fit(standardized)
+    shrinkage = ledoit_wolf_shrinkage(standardized)
+    eigenvalues = pca.explained_variance_ * (1 - 1 / len(features))  # of the empirical covariance, divided by n
+    residual_variance = shrinkage * float(eigenvalues.sum()) / features.shape[1]
     variances = (1 - shrinkage) * eigenvalues + residual_variance
-    return OODDetector(pca.mean_, pca.components_, variances, residual_variance, limit)
-
-
-def _normalize(features: npt.ArrayLike) -> FloatArray:
-    """Scale feature vectors to length 1."""
-    vectors = np.asarray(features, dtype=np.float64)
-    scaled: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-    return scaled
+    return OODDetector(scaler.mean_, scaler.scale_, pca.components_, variances, residual_variance, limit)

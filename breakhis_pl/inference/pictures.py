@@ -155,7 +155,7 @@ def _check_kind(image: Any) -> None:
     if image.mode in ("CMYK", "LAB"):
         raise DataError(f"{image.mode}: its colors depend on a color profile; save it as RGB")
     if image.mode in ("I", "F"):
-        raise DataError("more than 16 bits per channel, signed or floating-point values; save it with 8 or 16 bits")
+        raise DataError(f"not 8 or 16 unsigned bits per channel (mode {image.mode} of Pillow); save it as PNG")
     if ";16" in str(image.tile) and "transparency" in image.info:
         raise DataError("a transparent color of 16 bits; save it with 8 bits")
     if image.format == "JPEG2000" and image.mode[:1] != "I" and _jpeg2000_bits(Path(image.filename)) != {8}:

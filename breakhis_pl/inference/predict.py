@@ -127,8 +127,7 @@ def to_table(pictures: Sequence[Picture], predictor: Predictor) -> pd.DataFrame:
     classes = np.array(predictor.classifier.parent_classes)
     probabilities, distances = np.empty((0, len(classes))), None
     if pictures:
-        probabilities, features = predictor.predict(np.stack([picture.pixels for picture in pictures]))
-        distances = None if predictor.detector is None else predictor.detector.distances(features)
+        probabilities, distances = predictor.predict(np.stack([picture.pixels for picture in pictures]))
     positive, calibration = f"prob_{classes[-1]}_calibrated", predictor.calibration
     table = pd.DataFrame(
         {

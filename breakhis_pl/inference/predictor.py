@@ -17,7 +17,7 @@ from breakhis_pl.errors import CheckpointError, ConfigurationError, DataError
 from breakhis_pl.evaluate import load_classifier
 from breakhis_pl.evaluation.calibration import Calibration, read_calibration
 from breakhis_pl.evaluation.gradcam import grad_cam
-from breakhis_pl.inference.ood import OODDetector
+from breakhis_pl.inference.ood import OODDetector, record_features
 from breakhis_pl.inference.pictures import read_picture
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder
@@ -101,28 +101,26 @@ class Predictor:
         return normalize(batch, mean=self.mean, std=self.std, parameters=None, memory_format=self.memory_format)
 
     @torch.inference_mode()
-    def predict(self, pixels: UInt8Array) -> tuple[FloatArray, Float32Array]:
+    def predict(self, pixels: UInt8Array) -> tuple[FloatArray, FloatArray | None]:
         """Predict pictures.
 
         Args:
             pixels: uint8, (n, size, size, 3).
 
         Returns:
-            Probabilities, float64 (n, n_classes), and pooled features, float32 (n, n_features).
+            Probabilities, float64 (n, n_classes), and distances from the train images in units of the limit,
+            float64 (n,); None without a detector.
 
         Raises:
             CheckpointError: If a probability is not finite.
         """
-        network = self.classifier.network
-        with autocast(self.device, self.precision):
-            features = network.backbone(self.normalize(pixels))
-            logits = self.classifier.sum_logits(network.head(features).float())
+        with autocast(self.device, self.precision), record_features(self.classifier.network.backbone) as features:
+            logits = self.classifier(self.normalize(pixels))
         probabilities: FloatArray = torch.softmax(logits.double(), dim=1).cpu().numpy()
         if not np.isfinite(probabilities).all():
-            raise CheckpointError(
-                f"{self.classifier.config.backbone}: computes values that are not finite; train again"
-            )
-        return probabilities, features.float().cpu().numpy()
+            raise CheckpointError(f"{self.classifier.config.backbone}: has outputs that are not finite; train again")
+        distances = None if self.detector is None else self.detector.distances(torch.cat(features, dim=1).cpu())
+        return probabilities, distances
 
     def explain(self, pixels: UInt8Array, classes: npt.NDArray[np.int64]) -> Float32Array:
         """Compute the Grad-CAM maps of classes, int64 (n,); float32, (n, size, size), in [0, 1].

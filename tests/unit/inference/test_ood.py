@@ -2,11 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from sklearn.covariance import LedoitWolf
+from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.evaluate import load_classifier
-from breakhis_pl.inference.ood import QUANTILE, OODDetector, fit_detector, fit_ood
+from breakhis_pl.inference.ood import QUANTILE, OODDetector, fit_detector, fit_ood, record_features
 from tests.configs import train_config
 
 
@@ -30,13 +34,39 @@ def test_images_of_the_same_kind_are_within_the_limit_and_others_are_not(detecto
 
 
 @pytest.mark.parametrize("n_images", [120, 300])  # fewer and more than features
-def test_the_distance_is_that_of_scikit_learn_on_features_of_length_1(n_images: int) -> None:
+def test_the_distance_is_that_of_scikit_learn_on_standardized_features(n_images: int) -> None:
     train, test = sample(n_images, seed=1), sample(9, seed=2)
     detector = fit_detector(train, [str(index // 10) for index in range(n_images)])
     assert detector is not None
-    reference = LedoitWolf().fit(train / np.linalg.norm(train, axis=1, keepdims=True))
-    expected = np.sqrt(reference.mahalanobis(test / np.linalg.norm(test, axis=1, keepdims=True))) / detector.limit
-    np.testing.assert_allclose(detector.distances(test), expected, rtol=1e-6)
+    scaler = StandardScaler().fit(train)
+    expected = np.sqrt(LedoitWolf().fit(scaler.transform(train)).mahalanobis(scaler.transform(test)))
+    np.testing.assert_allclose(detector.distances(test), expected / detector.limit, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "swin_t", "googlenet"])
+def test_any_network_has_features_of_its_inner_layers(name: str) -> None:
+    network = torchvision.models.get_model(
+        name, weights=None, **({"init_weights": False} if name == "googlenet" else {})
+    )
+    network.eval()
+    size = 224 if name == "vit_b_16" else 64
+    with torch.inference_mode(), record_features(network) as recorded:
+        network(torch.zeros(2, 3, size, size))
+    assert len(recorded) == 3
+    assert all(features.shape[0] == 2 and features.shape[1] >= 32 and features.ndim == 2 for features in recorded)
+
+
+def test_recorded_features_are_means_over_places() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3), nn.Flatten(2), nn.Linear(9, 6), nn.Linear(6, 7))
+    images = torch.randn(2, 3, 5, 5)
+    with torch.inference_mode(), record_features(network) as recorded:
+        network(images)
+    first = network[0](images)
+    maps = network[1](first)
+    rows = network[3](network[2](maps))
+    means = (first.mean((2, 3)), maps.mean((2, 3)), rows.mean(1))
+    for found, expected in zip(recorded, means, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_images_of_one_case_do_not_tighten_the_limit() -> None:
@@ -72,4 +102,4 @@ def test_a_run_is_fitted_to_its_train_images(run: Path, synthetic_cache: Path) -
     classifier, _ = load_classifier(run / "checkpoints/last.ckpt")
     detector = fit_ood(classifier, data, device="cpu", precision="32-true")
     assert detector is not None
-    assert detector.mean.shape == (512,)
+    assert detector.mean.shape == (64 + 128 + 256,)

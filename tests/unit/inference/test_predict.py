@@ -62,7 +62,8 @@ def test_calibration_and_detector_are_not_used_for_another_checkpoint(
     run: Path, pictures: Path, configure: Configure, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
-    OODDetector(np.zeros(512), np.eye(1, 512), np.ones(1), 1.0, limit=1e9).save(copy / "ood.npz")
+    n = 64 + 128 + 256
+    OODDetector(np.zeros(n), np.ones(n), np.eye(1, n), np.ones(1), 1.0, limit=1e9).save(copy / "ood.npz")
     predict(configure(pictures, run=copy), tmp_path / "selected")
     shutil.copy(copy / "checkpoints/last.ckpt", copy / "checkpoints/best.ckpt")
     predict(configure(pictures, run=copy, checkpoint="last"), tmp_path / "other")
