@@ -16,13 +16,13 @@ def main(composed: DictConfig) -> None:
 
         evaluate(config)
     elif config.runs is not None:
-        from breakhis_pl.evaluation.program import compare  # noqa: PLC0415 - imports matplotlib
+        from breakhis_pl.reporting.program import compare  # noqa: PLC0415 - imports matplotlib
 
         compare(config)
-    else:
-        from breakhis_pl.evaluation.program import evaluate_table_again  # noqa: PLC0415 - imports matplotlib
+    elif config.predictions is not None:
+        from breakhis_pl.reporting.program import evaluate_predictions  # noqa: PLC0415 - imports matplotlib
 
-        evaluate_table_again(config)
+        evaluate_predictions(config.predictions)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ root, start = Path(sys.argv[1]), time.perf_counter
 try:
     from breakhis_pl.data.breakhis import open_breakhis
     from breakhis_pl.data.image_cache import ImageCache
+    from breakhis_pl.training.performance import keep_freed_memory
+    keep_freed_memory()  # as train.py does on a CPU
     records = open_breakhis(root, task="binary", magnifications=(200,), require_complete=False).records
     build = lambda folder: ImageCache.open(records, image_size=224, folder=folder, progress_bar=False)
 except ImportError:  # before the rebuild

@@ -309,10 +309,10 @@ class RunCallback(Callback):
             log.error("%s: %s", config.hydra.sweep.subdir, message or "".join(traceback.format_exception(error)))
             if "BasicLauncher" in config.hydra.launcher._target_:  # others return to a process without this count
                 job_return.status, job_return.return_value = JobStatus.COMPLETED, None  # lets the sweep end in order
-        from breakhis_pl.evaluation.comparison import write_comparison  # noqa: PLC0415 - imports matplotlib
+        from breakhis_pl.reporting.comparison import write_comparison  # noqa: PLC0415 - imports matplotlib
 
         with suppress(RunFolderError):  # no run has begun
-            log.info("comparison: %s", write_comparison(Path(config.hydra.sweep.dir)))
+            log.info("comparison: %s", write_comparison(Path(config.hydra.sweep.dir))[0].with_suffix(".html"))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Exit with status 1 if a run of the sweep failed."""

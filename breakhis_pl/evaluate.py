@@ -12,17 +12,16 @@ from breakhis_pl.config import EvaluateConfig, TrainConfig, make_title, validate
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Dataset, Subset
 from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
-from breakhis_pl.evaluation.calibration import CALIBRATION_JSON, fit_calibration, write_calibration
-from breakhis_pl.evaluation.gradcam import explain_predictions
-from breakhis_pl.evaluation.metrics import classification_report, write_metrics
-from breakhis_pl.evaluation.predictions import Predictions, read_predictions
-from breakhis_pl.evaluation.report import write_report
-from breakhis_pl.evaluation.results import PREDICTIONS_CSV, Result, write_results
-from breakhis_pl.evaluation.run_metrics import evaluate_table
-from breakhis_pl.evaluation.subtypes import SubtypePredictions, write_subtype_results
+from breakhis_pl.explain.gradcam import grad_cam
+from breakhis_pl.metrics.calibration import CALIBRATION_JSON, fit_calibration, write_calibration
+from breakhis_pl.metrics.evaluation import METRICS_JSON, classification_report, evaluate_table, write_metrics
+from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, read_predictions
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tta import N_VIEWS, ViewAverage
+from breakhis_pl.reporting.gallery import choose_images, write_gallery
+from breakhis_pl.reporting.run_report import SUBTYPE_FILES, Result, write_report, write_results
 from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
+from breakhis_pl.train import make_data
 from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
 
 log = logging.getLogger(__name__)
@@ -84,21 +83,17 @@ def evaluate_subset(
     predictions = to_predictions(data.dataset, indices, classifier.sum_logits(logits))
     title = ", ".join(filter(None, (make_title(classifier.config.backbone, data.data), views)))
     note = data.dataset.note
-    result = write_results(folder, predictions, subset=subset, title=title, note=note)
+    result = write_results(folder, predictions, title=title, note=note)
     if classifier.parents is not None:
-        write_subtype_results(
-            folder, to_subtypes(data.dataset, indices, logits), title=f"{title}: {subset} images", note=note
-        )
+        types = to_predictions(data.dataset, indices, logits, by_parent=False)
+        write_results(folder, types, title=f"{title}: {subset} images", note=note, files=SUBTYPE_FILES)
     if n_explained > 0:
-        explain_predictions(
-            folder,
-            classifier,
-            predictions,
-            rows=indices.tolist(),
-            images_of=lambda chosen: data.batch(torch.tensor(chosen, device=device)).images,
-            pixels_of=lambda chosen: data.cache.pixels[list(chosen)].numpy(),
-            n_per_kind=n_explained,
-        )
+        chosen = choose_images(predictions, n_per_kind=n_explained)
+        rows = indices[[row for _, row in chosen]]
+        images = data.batch(rows.to(device)).images
+        heat = grad_cam(classifier, images, torch.from_numpy(predictions.predicted[[row for _, row in chosen]]))
+        pixels = data.cache.pixels[rows].numpy()
+        write_gallery(folder, predictions, chosen, pixels, None if heat is None else heat.cpu().numpy())
     return result
 
 
@@ -162,18 +157,8 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     classifier, statistics = load_classifier(path, memory_format=memory_format)
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
-    data = BreakHisDataModule(
-        trained.data,
-        trained.augmentation,
-        seed=trained.seed,
-        task=trained.task,
-        evaluate_on=subsets,
-        memory_format=memory_format,
-        progress_bar=trained.trainer.progress_bar,
-    )
     with lock_run(run.path):
-        data.prepare_data()
-        data.setup()
+        data = make_data(trained, device=device, evaluate_on=subsets)
         check_same_images(record, run.path, **data.identity())
         if statistics["split_checksum"] != record.data["split_checksum"]:
             raise CheckpointError(f"{path}: was trained on another split; it may have seen these images")
@@ -199,11 +184,19 @@ def evaluate(config: EvaluateConfig) -> None:
                 calibrate(run, sensitivity=config.sensitivity or DEFAULT_SENSITIVITY)
         table = run.path / Subset.TEST / PREDICTIONS_CSV
         if config.calibrate and table.is_file():
-            write_metrics(table.parent / "metrics.json", evaluate_table(table))
+            write_metrics(table.parent / METRICS_JSON, evaluate_table(table))
         if is_selected and config.tta == "none" and table.is_file():
-            log.info("page: %s", write_report(run.path))
+            report(run)
     log.info("%s images\n\n%s", subset, classification_report(result.metrics))
     log.info("%s", folder)
+
+
+def report(run: RunFolder) -> None:
+    """Write report.html; log its path and the checks that the run did not pass."""
+    page, checks = write_report(run.path)
+    for check in checks:
+        log.warning("%s", check)
+    log.info("page: %s", page)
 
 
 def _moved(stored: dict[str, object], config: EvaluateConfig) -> dict[str, object]:
@@ -216,37 +209,25 @@ def _moved(stored: dict[str, object], config: EvaluateConfig) -> dict[str, objec
     return {**stored, "data": {**data, **given, "verify": True}}  # type: ignore[dict-item]
 
 
-def to_predictions(dataset: Dataset, indices: Tensor, logits: Tensor) -> Predictions:
+def to_predictions(dataset: Dataset, indices: Tensor, logits: Tensor, *, by_parent: bool = True) -> Predictions:
     """Build the rows of an evaluation.
 
     Args:
         dataset: Its records are what the indices refer to.
         indices: Sample indices, int64 (n,).
-        logits: float32, (n, n_parent_classes); probabilities are their softmax in double precision.
+        logits: float32, (n, n_classes); probabilities are their softmax in double precision.
+        by_parent: Whether the classes are the parent classes.
     """
     records = [dataset.records[index] for index in indices.tolist()]
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
-    targets = [record.target if dataset.parents is None else dataset.parents[record.target] for record in records]
+    targets = [dataset.parent_of(record.target) if by_parent else record.target for record in records]
     return Predictions(
-        image=tuple(record.image for record in records),
-        patient=tuple(record.patient for record in records),
-        case=tuple(record.case for record in records),
+        classes=dataset.parent_classes if by_parent else dataset.classes,
+        image=np.array([record.image for record in records], dtype=object),
+        patient=np.array([record.patient for record in records], dtype=object),
+        case=np.array([record.case for record in records], dtype=object),
         magnification=np.array([record.magnification for record in records], dtype=np.int64),
         target=np.array(targets, dtype=np.int64),
-        probabilities=probabilities,
-        predicted=probabilities.argmax(axis=1).astype(np.int64),
-    )
-
-
-def to_subtypes(dataset: Dataset, indices: Tensor, logits: Tensor) -> SubtypePredictions:
-    """Build the rows of an evaluation by subtype; logits are float32, (n, n_classes)."""
-    records = [dataset.records[index] for index in indices.tolist()]
-    probabilities = torch.softmax(logits.double(), dim=1).numpy()
-    return SubtypePredictions(
-        image=tuple(record.image for record in records),
-        patient=tuple(record.patient for record in records),
-        case=tuple(record.case for record in records),
-        target=np.array([record.target for record in records], dtype=np.int64),
         probabilities=probabilities,
         predicted=probabilities.argmax(axis=1).astype(np.int64),
     )

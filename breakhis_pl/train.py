@@ -85,9 +85,9 @@ def train(
                 draw_curves(config, run, trainer, data)
             close(loggers.values(), data)
         if writes and Subset.TEST in data.evaluated_subsets:
-            from breakhis_pl.evaluation.report import write_report  # noqa: PLC0415 - imports matplotlib
+            from breakhis_pl.evaluate import report  # noqa: PLC0415 - imports matplotlib
 
-            log.info("page: %s", write_report(folder))
+            report(run)
 
 
 def is_finished(record: RunRecord, config: TrainConfig, run: RunFolder) -> bool:
@@ -222,8 +222,8 @@ def evaluate_run(
         calibrate,
         evaluate_subset,
     )
-    from breakhis_pl.evaluation.metrics import classification_report  # noqa: PLC0415
     from breakhis_pl.inference.ood import fit_ood  # noqa: PLC0415
+    from breakhis_pl.metrics.evaluation import classification_report  # noqa: PLC0415
 
     content = torch.load(run.selected_checkpoint(), map_location="cpu", weights_only=True, mmap=True)
     classifier.load_state_dict(content["state_dict"])
@@ -299,14 +299,20 @@ def fail(record: RunRecord, run: RunFolder, error: BaseException) -> None:
 
 def draw_curves(config: TrainConfig, run: RunFolder, trainer: L.Trainer, data: BreakHisDataModule) -> None:
     """Draw curves.png from the finished epochs."""
-    from breakhis_pl.evaluation.figures import curves_figure, save_figure  # noqa: PLC0415 - imports matplotlib
+    import pandas as pd  # noqa: PLC0415 - takes a second
+
+    from breakhis_pl.reporting.figures import curves_figure, save_figure  # noqa: PLC0415 - imports matplotlib
 
     rows = _history(trainer).rows
     if rows:
         selection = _selection(trainer)
-        selected = None if selection is None else selection["best_epoch"]
-        title = make_title(config.model.backbone, config.data)
-        save_figure(curves_figure(rows, title=title, note=data.dataset.note, counted=selected), run.curves_png)
+        figure = curves_figure(
+            pd.DataFrame(rows),
+            title=make_title(config.model.backbone, config.data),
+            note=data.dataset.note,
+            selected_epoch=None if selection is None else selection["best_epoch"],
+        )
+        save_figure(figure, run.curves_png)
 
 
 def close(loggers: Iterable[Logger], data: BreakHisDataModule) -> None:

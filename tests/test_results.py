@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from breakhis_pl.evaluation.run_metrics import evaluate_table
+from breakhis_pl.metrics.evaluation import evaluate_table
 from tests.conftest import REPOSITORY
 
 RUNS = sorted(path.parent for path in (REPOSITORY / "results").glob("*/*/run.json"))

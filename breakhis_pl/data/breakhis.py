@@ -147,6 +147,17 @@ def parse_file_name(file_name: str) -> ImageName:
     )
 
 
+def tumor_type(patient: str) -> str | None:
+    """Return the code of the tumor type in the name of a patient; None if it is not a BreakHis patient.
+
+    Example:
+        >>> tumor_type("SOB_B_TA-14-13200"), tumor_type("patient 7")
+        ('TA', None)
+    """
+    match = _FILE_NAME.fullmatch(f"{patient}-40-001.png")
+    return None if match is None or match["subtype"] not in SUBTYPES else match["subtype"]
+
+
 @dataclass(frozen=True, slots=True)
 class OfficialPatient:
     """Patient in the authors' lists.

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from breakhis_pl.evaluation.calibration import Calibration
-from breakhis_pl.evaluation.pages import Column, Picture, Table, data_uri, render
+from breakhis_pl.metrics.calibration import Calibration
+from breakhis_pl.reporting.pages import Picture, Table, data_uri, render
 from breakhis_pl.run_folder import write_text
 
 PREDICTIONS_PAGE = "predictions.html"
@@ -68,9 +68,7 @@ def write_page(
         title=title,
         n_pictures=len(table),
         warnings=warnings,
-        counts=Table(
-            "Pictures by class", [Column("class"), *(Column(name, is_number=True) for name in headings)], counts
-        ),
+        counts=Table("Pictures by class", ["class", *headings], counts),
         calibration=calibration,
         positive=classes[-1],
         thumbnails=[
@@ -80,8 +78,9 @@ def write_page(
         ],
         failures=Table(
             f"Pictures that cannot be read, {min(len(failures), N_SHOWN)} of {len(failures):,}",
-            [Column("picture"), Column("reason")],
+            ["picture", "reason"],
             failures.head(N_SHOWN).to_numpy().tolist(),
+            texts={"reason"},
         ),
     )
     write_text(path, text)

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from breakhis_pl.config import PredictConfig
 from breakhis_pl.errors import DataError, RunFolderError, join_truncated
-from breakhis_pl.evaluation.calibration import at_temperature
-from breakhis_pl.evaluation.gallery_pictures import save_picture
 from breakhis_pl.inference.page import N_SHOWN, PREDICTIONS_PAGE, write_page
 from breakhis_pl.inference.pictures import find_pictures
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, Unreadable, open_predictor
+from breakhis_pl.metrics.calibration import at_temperature
+from breakhis_pl.reporting.gallery import save_picture
 from breakhis_pl.run_folder import lock_run
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from breakhis_pl.data.images import resize
 from breakhis_pl.data.stain import StainTarget
 from breakhis_pl.errors import CheckpointError, ConfigurationError, DataError
 from breakhis_pl.evaluate import load_classifier
-from breakhis_pl.evaluation.calibration import Calibration, read_calibration
-from breakhis_pl.evaluation.gradcam import grad_cam
+from breakhis_pl.explain.gradcam import grad_cam
 from breakhis_pl.inference.ood import OODDetector, record_features
 from breakhis_pl.inference.pictures import read_picture
+from breakhis_pl.metrics.calibration import Calibration, read_calibration
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder
 from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
@@ -128,10 +128,11 @@ class Predictor:
         Raises:
             ConfigurationError: If the network has no feature map that Grad-CAM can weight.
         """
-        try:
-            return grad_cam(self.classifier, self.normalize(pixels), torch.from_numpy(classes)).cpu().numpy()
-        except TypeError as error:
-            raise ConfigurationError(f"gradcam: {error}; set gradcam=false") from error
+        maps = grad_cam(self.classifier, self.normalize(pixels), torch.from_numpy(classes))
+        if maps is None:
+            backbone = self.classifier.config.backbone
+            raise ConfigurationError(f"gradcam=true: {backbone} has no feature map to explain; set gradcam=false")
+        return maps.cpu().numpy()
 
 
 def open_predictor(run_folder: Path, *, checkpoint: str, trainer: DeviceConfig) -> Predictor:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import pandas as pd
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning, Callback, TQDMProgressBar
 from torch import Tensor, nn
@@ -95,6 +94,8 @@ class History(Callback):
         )
 
     def _write_table(self, trainer: L.Trainer) -> None:
+        import pandas as pd  # noqa: PLC0415 - takes a second, which the first step need not wait for
+
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_text(self.run.history_csv, pd.DataFrame(self.rows).to_csv(index=False, float_format="%.9g"))
 

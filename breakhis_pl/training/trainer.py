@@ -71,7 +71,7 @@ def make_trainer(
         num_sanity_val_steps=0,
         logger=list(loggers),
         callbacks=[*callbacks, *bar, *_make_callbacks(config, run, device=device)],
-        plugins=[AsyncCheckpointIO()],
+        plugins=[AsyncCheckpointIO()] if device == "cuda" else [],  # on a CPU its thread would slow the training
         enable_progress_bar=bool(bar),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodule's samplers know rank and epoch

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from breakhis_pl.data.datamodule import Batch
-from breakhis_pl.evaluation.predictions import read_predictions
+from breakhis_pl.metrics.predictions import read_predictions
 from breakhis_pl.models.classifier import Classifier
 from tests.conftest import REPOSITORY
 from tests.programs import Outcome, run_program

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from breakhis_pl.evaluation.predictions import read_predictions
+from breakhis_pl.metrics.predictions import read_predictions
 from tests.programs import TINY, run_program
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from breakhis_pl.config import PredictConfig, plain
 from breakhis_pl.data.breakhis import CLASS_NAMES
-from breakhis_pl.evaluation.calibration import Calibration, write_calibration
+from breakhis_pl.metrics.calibration import Calibration, write_calibration
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder, RunRecord
 from tests.configs import train_config

@@ -1,0 +1,228 @@
+"""From a table of predictions to metrics.json."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from breakhis_pl.data.breakhis import SUBTYPES, tumor_type
+from breakhis_pl.metrics.calibration import CALIBRATION_JSON, calibrated, read_calibration
+from breakhis_pl.metrics.cases import N_DRAWS, CaseTable, Draws, draw_cases
+from breakhis_pl.metrics.intervals import INTERVAL_METHOD, Limits, case_intervals, check_case_count
+from breakhis_pl.metrics.predictions import Predictions, read_predictions, shared_case_images, table_checksum
+from breakhis_pl.metrics.registry import METRICS, shown
+from breakhis_pl.run_folder import write_text
+
+METRICS_JSON = "metrics.json"
+ENSEMBLE_JSON = "ensemble.json"
+SUBSETS = ("train", "val", "test")
+SIGNIFICANT_DIGITS = 12
+
+
+def evaluate(
+    predictions: Predictions,
+    *,
+    subset: str = "test",
+    with_intervals: bool = True,
+    seed: int = 0,
+    n_draws: int = N_DRAWS,
+    shared: Collection[str] = (),
+) -> dict[str, Any]:
+    """Compute the content of metrics.json: every metric as `{"value": v, "ci95": [low, high]}`, and counts.
+
+    Args:
+        predictions: One row per image.
+        subset: Name of the images' subset.
+        with_intervals: Whether to compute the intervals.
+        seed: Seed of the draws of cases.
+        n_draws: Number of draws.
+        shared: Images of cases that also have images in train or val; "without_shared_cases" has the metrics of the
+            others.
+
+    Returns:
+        A value is None if it is not defined, with "reason" beside it; an interval is None if there is none.
+
+    Raises:
+        PredictionsError: If there are too many cases for intervals.
+        ConfigurationError: If there are fewer than 100 draws, or the seed is negative.
+    """
+
+    def summarize(part: Predictions) -> dict[str, Any]:
+        return _summary(part, seed=seed, n_draws=n_draws if with_intervals else None)
+
+    metrics = {"subset": subset, **summarize(predictions)}
+    metrics |= {"per_magnification": _by_magnification(predictions), "per_subtype": _by_tumor_type(predictions)}
+    is_other = ~np.isin(predictions.image, list(shared))
+    if not is_other.all():
+        metrics["without_shared_cases"] = summarize(predictions.take(is_other)) if is_other.any() else None
+    return metrics
+
+
+def evaluate_table(path: Path, **options: Any) -> dict[str, Any]:
+    """Compute the content of metrics.json for a predictions.csv.
+
+    In a run folder, its subset is the name of its folder, and split.csv says which cases are shared (for an ensemble,
+    ensemble.json does); the run's own test table is also evaluated with the calibration that was fitted for it.
+
+    Args:
+        path: The table.
+        **options: Of `evaluate`.
+
+    Raises:
+        PredictionsError: If the table is not consistent.
+    """
+    predictions, folder = read_predictions(path), path.resolve().parent
+    split, calibration = folder.parent / "split.csv", folder.parent / CALIBRATION_JSON
+    subset = folder.name.partition("_")[0]  # val_flips/ has rows of val
+    ensemble = folder / ENSEMBLE_JSON
+    shared: Collection[str] = ()
+    if ensemble.is_file():
+        shared = json.loads(ensemble.read_text(encoding="utf-8"))["shared_case_images"]
+    elif split.is_file():
+        shared = shared_case_images(pd.read_csv(split, dtype=str))
+    metrics = evaluate(predictions, subset=subset if subset in SUBSETS else "test", **{"shared": shared, **options})
+    if folder.name == "test" and calibration.is_file() and predictions.n_classes == 2:
+        fitted = read_calibration(calibration)
+        summary = evaluate(calibrated(predictions, fitted), **options)
+        metrics["calibrated"] = {
+            "temperature": fitted.temperature,
+            "threshold": fitted.threshold,
+            "wanted_sensitivity": fitted.sensitivity,
+            "fitted_on": {"subset": "val", "n_images": fitted.n_images, "n_cases": fitted.n_cases},
+            **{metric.name: summary[metric.name] for metric in shown("calibration")},
+            "confusion_matrix": summary["confusion_matrix"],
+        }
+    return {"predictions_checksum": table_checksum(path), **metrics}
+
+
+def _summary(predictions: Predictions, *, seed: int, n_draws: int | None) -> dict[str, Any]:
+    table = CaseTable(predictions)
+    once, intervals, n_lacking = Draws(table), {}, None
+    if n_draws is not None:
+        check_case_count(table.n_cases)
+        weights = draw_cases(table.n_cases, seed=seed, n_draws=n_draws)
+        intervals = case_intervals(table, weights)
+        n_lacking = int((weights @ (table.confusion.sum(2) > 0) == 0).any(1).sum())
+    per_class: dict[str, dict[str, Any]] = {name: {} for name in predictions.classes}
+    estimates = {}
+    for name, metric in METRICS.items():
+        if not metric.is_for(table.n_classes):
+            continue
+        values = metric.values(once).reshape(-1)
+        if metric.basis == "prediction":  # as in scikit-learn: 0 for a class that is never predicted
+            values = np.nan_to_num(values)
+        found = [
+            _estimate(value, limits)
+            for value, limits in zip(values, intervals.get(name, [None] * len(values)), strict=True)
+        ]
+        if metric.per_class:
+            for class_name, estimate in zip(predictions.classes, found, strict=True):
+                per_class[class_name][name] = estimate
+        else:
+            estimates[name] = found[0]
+    for index, class_name in enumerate(predictions.classes):
+        per_class[class_name]["support"] = int(once.support[0, index])
+        per_class[class_name]["n_cases"] = int(table.cases_of_class[index])
+    return {
+        **_counts(predictions),
+        "class_names": list(predictions.classes),
+        "confusion_matrix": once.confusion[0].astype(int).tolist(),
+        "per_class": per_class,
+        **estimates,
+        "interval_method": None if n_draws is None else INTERVAL_METHOD,
+        "n_draws": n_draws,
+        "seed": None if n_draws is None else seed,
+        "draws_lacking_a_class": n_lacking,
+    }
+
+
+def _estimate(value: float, limits: Limits) -> dict[str, Any]:
+    if np.isnan(value):
+        return {"value": None, "ci95": None, "reason": "a class has no images"}
+    return {"value": _rounded(value), "ci95": None if limits is None else [_rounded(limit) for limit in limits]}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def _counts(predictions: Predictions) -> dict[str, int]:
+    names = {"n_images": predictions.image, "n_patients": predictions.patient, "n_cases": predictions.case}
+    return {name: len(set(values)) for name, values in names.items()}
+
+
+def _by_magnification(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    table = {}
+    for magnification in np.unique(predictions.magnification):
+        part = predictions.take(predictions.magnification == magnification)
+        draws = Draws(CaseTable(part))
+        recall = METRICS["recall"].values(draws)[0]
+        table[str(magnification)] = {
+            **_counts(part),
+            **{name: _rounded(METRICS[name].values(draws)[0]) for name in ("accuracy", "weighted_f1")},
+            "recall": {
+                name: None if np.isnan(value) else _rounded(value)
+                for name, value in zip(part.classes, recall, strict=True)
+            },
+        }
+    return table
+
+
+def _by_tumor_type(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    """Fraction of correct images by tumor type, for the patients of a data set that names it."""
+    patients = pd.Series(predictions.patient)
+    codes = patients.map({patient: tumor_type(patient) for patient in patients.unique()})
+    table = {}
+    for code, subtype in SUBTYPES.items():
+        if (codes == code).any():
+            part = predictions.take((codes == code).to_numpy())
+            names = {"name": subtype.name, "class_name": subtype.class_name}
+            table[code] = {**_counts(part), **names, "recall": _rounded(part.correct.mean())}
+    return table
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Write metrics.json."""
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+
+
+def classification_report(metrics: Mapping[str, Any]) -> str:
+    """Format metrics for a terminal: by class as in tables 3 to 5 of Otto et al. 2022, confusion matrix, all others."""
+    names = metrics["class_names"]
+    width = max(10, *(len(name) + 3 for name in names))
+    by_class = [metric.name for metric in METRICS.values() if metric.per_class]
+    rows = [["", *by_class, "support"]]
+    for name in names:
+        of_class = metrics["per_class"][name]
+        rows.append([name, *(_two_digits(of_class[each]) for each in by_class), str(of_class["support"])])
+    weighted = (_two_digits(metrics[f"weighted_{each}"]) for each in by_class)
+    rows.append(["weighted", *weighted, str(metrics["n_images"])])
+    rows += [[""], ["true class", *(f"as {name}" for name in names)]]
+    rows += [[name, *map(str, counts)] for name, counts in zip(names, metrics["confusion_matrix"], strict=True)]
+    lines = [" ".join((f"{row[0]:<12}", *(f"{cell:>{width}}" for cell in row[1:]))).rstrip() for row in rows]
+    lines += [
+        f"{metric.title:<28} {format_estimate(metrics[metric.name])}"
+        for metric in METRICS.values()
+        if metric.name in metrics and metric.shown
+    ]
+    return "\n".join(lines)
+
+
+def _two_digits(estimate: Mapping[str, Any]) -> str:
+    return "-" if estimate["value"] is None else f"{estimate['value']:.2f}"
+
+
+def format_estimate(estimate: Mapping[str, Any] | None) -> str:
+    """Format a value with its interval.
+
+    Example:
+        >>> format_estimate({"value": 0.8934, "ci95": [0.8213, 0.9567]})
+        '0.893 (0.82 to 0.96)'
+    """
+    if estimate is None or estimate["value"] is None:
+        return "not defined"
+    limits = estimate["ci95"]
+    return f"{estimate['value']:.3f}" + ("" if limits is None else f" ({limits[0]:.2f} to {limits[1]:.2f})")

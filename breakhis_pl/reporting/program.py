@@ -1,0 +1,35 @@
+"""Parts of evaluate.py that need no torch: comparison of runs, metrics of a table."""
+
+import logging
+from datetime import datetime
+from pathlib import Path
+
+from breakhis_pl.config import EvaluateConfig
+from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.metrics.evaluation import METRICS_JSON, classification_report, evaluate_table, write_metrics
+from breakhis_pl.reporting.comparison import write_comparison
+from breakhis_pl.reporting.ensemble import write_ensemble
+
+log = logging.getLogger(__name__)
+
+
+def compare(config: EvaluateConfig) -> None:
+    """Write the comparison of a sweep, of several runs, or of an ensemble and its members."""
+    if config.runs is None:
+        raise ConfigurationError("runs: set runs=<sweep folder> or runs=[<run folder>,<run folder>]")
+    runs = config.runs if isinstance(config.runs, list) else [config.runs]
+    moment = datetime.now().astimezone().strftime("%Y-%m-%d/%H-%M-%S")
+    if config.ensemble:
+        path, _ = write_ensemble(config.out or Path("outputs/ensembles", moment), runs, tta=config.tta)
+    elif not isinstance(config.runs, list) and config.out is None:
+        path, _ = write_comparison(runs[0])
+    else:
+        path, _ = write_comparison(config.out or Path("outputs/comparisons", moment), runs=runs)
+    log.info("%s\n%s", path.read_text(encoding="utf-8"), path.with_suffix(".html"))
+
+
+def evaluate_predictions(path: Path) -> None:
+    """Compute the metrics of a predictions.csv and write metrics.json beside it."""
+    metrics = evaluate_table(path)
+    write_metrics(path.with_name(METRICS_JSON), metrics)
+    log.info("%s\n\n%s", classification_report(metrics), path.with_name(METRICS_JSON))

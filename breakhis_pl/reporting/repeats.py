@@ -1,0 +1,139 @@
+"""Runs that repeat one configuration with other seeds or on other folds: means and standard deviations.
+
+The value of a fold is the mean of its runs, so that a fold with more seeds weighs no more than another.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from breakhis_pl.config import flatten
+from breakhis_pl.reporting.pages import Estimate
+from breakhis_pl.reporting.runs import Run
+
+NOT_COMPARED = (
+    "seed",
+    "data.fold",
+    "gallery",
+    "data.cache_dir",
+    "data.root",
+    "data.verify",
+    "trainer.progress_bar",
+    "logger",
+)
+"""Keys in which repetitions may differ: what is repeated, and what changes no network."""
+
+
+class Spread(NamedTuple):
+    """Mean, sample standard deviation and number of values."""
+
+    mean: float
+    deviation: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.deviation:.3f}"
+
+
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """Runs of one configuration.
+
+    Attributes:
+        name: The network, and the keys in which the configuration differs from the others.
+        runs: Runs with a result.
+        others: Runs without one.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    others: tuple[Run, ...]
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The authors' folds with a result."""
+        return tuple(sorted({run.fold for run in self.runs if run.fold is not None}))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds with a result."""
+        return tuple(sorted({run.seed for run in self.runs if run.seed is not None}))
+
+    def of_fold(self, fold: int) -> list[Run]:
+        """Return the runs of a fold."""
+        return [run for run in self.runs if run.fold == fold]
+
+    def on_fold(self, fold: int, metric: str) -> Estimate | None:
+        """Return the mean of a metric over the runs of a fold, with the mean limits of their intervals.
+
+        The interval is not narrower than that of the mean, whose standard error is at most the mean of the runs'.
+        """
+        found = [run.estimate(metric) for run in self.of_fold(fold)]
+        estimates = [estimate for estimate in found if estimate is not None]
+        if len(estimates) < len(found):
+            return None
+        limits = [estimate["ci95"] for estimate in estimates if estimate["ci95"] is not None]
+        means = [statistics.fmean(ends) for ends in zip(*limits, strict=True)] if len(limits) == len(found) else None
+        return {"value": statistics.fmean(estimate["value"] for estimate in estimates), "ci95": means}
+
+    def over_folds(self, metric: str) -> Spread | None:
+        """Return mean and deviation over the folds; None of fewer than two."""
+        return spread([found["value"] for fold in self.folds if (found := self.on_fold(fold, metric)) is not None])
+
+    def over_seeds(self, metric: str) -> Spread | None:
+        """Return mean and deviation over all runs, which then should differ in their seed only."""
+        return spread([found["value"] for run in self.runs if (found := run.estimate(metric)) is not None])
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Return mean and sample standard deviation; None of fewer than two values.
+
+    Example:
+        >>> str(spread([0.87, 0.89, 0.91])), spread([0.87])
+        ('0.890 ± 0.020', None)
+    """
+    return Spread(statistics.fmean(values), statistics.stdev(values), len(values)) if len(values) > 1 else None
+
+
+def repeats(runs: Sequence[Run]) -> list[Repeats]:
+    """Group runs by configuration; runs without one are left out."""
+    groups: dict[str, list[Run]] = {}
+    configs: dict[str, dict[str, str]] = {}
+    for run in runs:
+        if run.config:
+            config = {
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in flatten(run.config).items()
+                if not key.startswith(NOT_COMPARED)
+            }
+            key = json.dumps(config, sort_keys=True)
+            configs[key] = config
+            groups.setdefault(key, []).append(run)
+    names = _names([group[0].model or "" for group in groups.values()], list(configs.values()))
+    return [
+        Repeats(
+            name,
+            tuple(run for run in group if run.status == "finished" and run.metrics is not None),
+            tuple(run for run in group if run.status != "finished" or run.metrics is None),
+        )
+        for name, group in zip(names, groups.values(), strict=True)
+    ]
+
+
+def _names(models: Sequence[str], configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Name each configuration: its network, then the keys that distinguish it from others of this name."""
+    names = list(models)
+    for key in dict.fromkeys(key for config in configs for key in config):
+        values = [config.get(key, "none") for config in configs]
+        if len(set(zip(names, values, strict=True))) > len(set(names)):
+            differing = [
+                len({other for model, other in zip(names, values, strict=True) if model == name}) > 1 for name in names
+            ]
+            short = key.removesuffix("._target_")
+            names = [
+                f"{name}, {short}={value.rpartition('.')[2] if short != key else value}" if differs else name
+                for name, value, differs in zip(names, values, differing, strict=True)
+            ]
+    return names
