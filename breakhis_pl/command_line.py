@@ -71,6 +71,7 @@ def prepare() -> None:
         SystemExit: If the command line has an unknown option.
     """
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
     RunCallback.show_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     os.environ["MPLBACKEND"] = "Agg"  # figures are only saved; notebooks export backends that cannot be imported here
@@ -137,6 +138,17 @@ def run_name(backbone: str, overrides: ListConfig | Sequence[str]) -> str:
         words.append(plain_word if plain_word == word else f"{plain_word}-{_digest(override)}")
     name = "_".join(words)
     return name if len(name) <= 120 else f"{name[:110]}-{_digest(name)}"
+
+
+def config_groups(program: str) -> str:
+    """List the groups of a program and their options, for --help."""
+    conf = Path(__file__).resolve().parent.parent / "conf"
+    others = {"hydra", *(() if program == "tune" else ("search_space",))}
+    lines = []
+    for group in sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in others):
+        options = sorted(path.stem for path in group.glob("*.yaml") if not path.stem.startswith("_"))
+        lines.append(f"  {group.name}: {', '.join(options)}")
+    return "\n".join(lines)
 
 
 def _digest(text: str) -> str:
@@ -240,19 +252,23 @@ class RunCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate a single run, check its inputs and reserve its folder."""
         program = str(kwargs["config_name"])
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # a further process of a distributed run
-            return
         with _refusal():
             if config.hydra.job.chdir:
                 raise ConfigurationError(CHDIR_FAULT)
             typed = load(PROGRAMS[program], config, config.hydra.overrides.task)
-            check_inputs(typed)
-            self._choose_folder(config, typed)
+            is_further = isinstance(typed, TrainConfig) and typed.trainer.is_distributed and _is_further_process()
+            if not is_further:
+                check_inputs(typed)
+            self._choose_folder(config, typed, is_further=is_further)
+        if is_further:
+            return
         if isinstance(typed, TrainConfig) and not isinstance(typed, TuneConfig):
             folder = Path(config.hydra.run.dir)
             RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(str(folder))}"
             sys.stdout.write(f"{typed.model.backbone} to {folder}; importing torch\n")
             sys.stdout.flush()
+        elif isinstance(typed, TuneConfig):
+            RunCallback.resume_hint = "; the same command resumes the study"
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate every run of a sweep before the first one starts."""
@@ -320,14 +336,17 @@ class RunCallback(Callback):
             sys.stderr.write(f"{RunCallback.n_failed} runs of {config.hydra.sweep.dir} failed\n")
             raise SystemExit(1)
 
-    def _choose_folder(self, config: DictConfig, typed: Group) -> None:
-        """Set hydra.run.dir to the folder of the run; refuse one that holds a run already."""
+    def _choose_folder(self, config: DictConfig, typed: Group, *, is_further: bool) -> None:
+        """Set hydra.run.dir to the folder of the run; refuse one that holds a run already.
+
+        A further process of a distributed run takes the folder that the first one has chosen.
+        """
         folder, is_default = Path(config.hydra.run.dir), "hydra.run.dir" not in map(_key, config.hydra.overrides.hydra)
         if isinstance(typed, TrainConfig) and typed.resume is not None:
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
             return
-        if isinstance(typed, TuneConfig | EvaluateConfig):
+        if is_further or isinstance(typed, TuneConfig | EvaluateConfig):
             return
         if {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ) and is_default:
             if isinstance(typed, TrainConfig) and typed.trainer.is_distributed:
@@ -348,6 +367,11 @@ def _refusal() -> Iterator[None]:
         message = explain(error)
         sys.stderr.write(traceback.format_exc() if message is None else f"{message}\n")
         raise SystemExit(1) from None
+
+
+def _is_further_process() -> bool:
+    """Whether Lightning, torchrun or srun has started this process as another than the first one."""
+    return any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _set_folder(node: DictConfig, key: str, value: Path | None) -> None:

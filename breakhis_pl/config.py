@@ -363,7 +363,7 @@ class TrainingConfig(Group):
     ema_decay: float | None = Field(gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is evaluated; null: off."""
     layer_decay: float = Field(gt=0, le=1)
-    """Factor on the learning rate per layer, from the head down; needs timm."""
+    """Factor on the learning rate per group of about twelve parameter tensors, from the head down; needs timm."""
     frozen_epochs: int = Field(ge=0)
     """First epochs, in which only the head is trained."""
 

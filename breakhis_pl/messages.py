@@ -45,6 +45,8 @@ def _explain_override(error: BaseException) -> str:
         key = unknown[1]
         parent = getattr(cause, "parent_node", None)
         valid = [str(name) for name in parent] if isinstance(parent, DictConfig) else _groups()
+        if key in valid:
+            return f"{key}: has no options in this program; set its keys, {key}.<key>=<value>"
         near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
         prefix = key.rpartition(".")[0]
         hint = (

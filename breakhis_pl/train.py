@@ -67,6 +67,8 @@ def train(
         make_optimizers(config, classifier.network)  # raises if a class cannot be used, before anything is written
         writes = is_first and not config.trainer.fast_dev_run
         if writes:
+            for logger in loggers.values():
+                getattr(logger, "experiment", None)  # W&B names a run when it starts
             record.run_ids = {name: str(logger.version) for name, logger in loggers.items()}
             run.write(record)
             write_split_csv(run.split_csv, data.split)
@@ -320,6 +322,9 @@ def close(loggers: Iterable[Logger], data: BreakHisDataModule) -> None:
     for logger in loggers:
         if isinstance(logger, SubsetTensorBoardLogger):
             logger.close()
+        elif type(logger).__name__ == "WandbLogger":
+            # the next run of a sweep would be logged to this one
+            logger.experiment.finish()  # type: ignore[attr-defined]
     data.release()
     gc.collect()
     if torch.cuda.is_available():

@@ -420,7 +420,7 @@ def synthetic_folder(
     Args:
         cache_dir: Folder of all caches.
         magnifications: Some of 40, 100, 200 and 400.
-        images_per_patient: Images per patient and magnification.
+        images_per_patient: Images per patient and magnification, at most as many as are published.
         width: Width in pixels.
         seed: As for `generate_image`.
         progress_bar: Show a progress bar on a terminal.
@@ -430,9 +430,9 @@ def synthetic_folder(
     """
     names = [
         f"{patient}-{magnification}-{number:03d}.png"
-        for patient in official_patients()
+        for patient, published in official_patients().items()
         for magnification in magnifications
-        for number in range(1, images_per_patient + 1)
+        for number in range(1, min(images_per_patient, published.n_images[magnification]) + 1)
     ]
     key = f"v{VERSION}_{'-'.join(map(str, magnifications))}_{images_per_patient}_{width}px_seed{seed}"
     folder = cache_dir / f"synthetic_{key}"

@@ -79,7 +79,7 @@ def fit_calibration(predictions: Predictions, *, sensitivity: float = 0.95) -> C
     temperature = fit_temperature(log_odds(predictions.probabilities), target)
     scaled = at_temperature(predictions.probabilities, temperature)
     positive = np.sort(scaled[target == 1, 1])
-    n_wanted = math.ceil(sensitivity * len(positive) - 1e-9)  # 0.7 * 10 is a little above 7
+    n_wanted = math.ceil(sensitivity * len(positive) - 1e-9)  # 0.56 * 25 is a little above 14
     threshold = float(positive[len(positive) - n_wanted])
     is_called = scaled[:, 1] >= threshold
     return Calibration(

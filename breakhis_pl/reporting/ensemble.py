@@ -47,6 +47,11 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
     _check_same_data(runs, place)
     if out.exists() and not (out / ENSEMBLE_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise RunFolderError(f"out={out}: holds other files; name a new folder")
+    for name, table in zip(names, tables, strict=True):
+        try:
+            align(table, tables[0])
+        except PredictionsError as error:
+            raise PredictionsError(f"{name}: {error}") from error
     mean = average(tables)
     splits = [pd.read_csv(run.folder / "split.csv", dtype=str) for run in runs]
     _check_not_trained_on(runs, splits, mean)

@@ -102,12 +102,8 @@ def choose_images(predictions: Predictions, *, n_per_kind: int) -> list[tuple[st
             mistakes.append(int(row))
     left = wrong[~np.isin(wrong, mistakes)]
     hardest = list(_first_of_each_patient(predictions, left))
-    hardest.sort(
-        key=lambda row: (
-            predictions.correct[predictions.patient == predictions.patient[row]].mean(),
-            predictions.image[row],
-        )
-    )
+    fraction = {name: predictions.correct[predictions.patient == name].mean() for name in set(predictions.patient)}
+    hardest.sort(key=lambda row: (fraction[predictions.patient[row]], predictions.image[row]))
     of_class = [
         list(_first_of_each_patient(predictions, correct[predictions.target[correct] == index]))
         for index in range(predictions.n_classes)

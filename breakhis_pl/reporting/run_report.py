@@ -76,8 +76,7 @@ def write_report(folder: Path) -> tuple[Path, list[Check]]:
         Its path, and the checks that the run did not pass.
 
     Raises:
-        RunFolderError: If the run has no result.
-        PredictionsError: If its table is not consistent.
+        RunFolderError: If the run has no result, or its table is not consistent.
     """
     run = read_run(folder)
     if run.predictions is None or run.metrics is None or run.record is None:

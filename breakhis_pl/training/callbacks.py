@@ -1,4 +1,4 @@
-"""Callbacks of a training: history, NaN guard, head warm-up, linear probe, progress bar."""
+"""Callbacks of a training: history, NaN guard, head warm-up, checkpoints, linear probe, progress bar."""
 
 import logging
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import BaseFinetuning, Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import BaseFinetuning, Callback, ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -101,8 +101,8 @@ class History(Callback):
 
 
 def learning_rate(trainer: L.Trainer) -> float:
-    """Return the learning rate of the first group of parameters; 0 for a linear probe, which has no optimizer."""
-    return next((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), 0.0)
+    """Return the highest learning rate of the groups of parameters; 0 for a linear probe, which has no optimizer."""
+    return max((group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups), default=0.0)
 
 
 def epoch_line(row: dict[str, float], *, n_epochs: int, seconds: float) -> str:
@@ -203,6 +203,20 @@ class HeadWarmup(Callback):
         else:
             BaseFinetuning.make_trainable(pl_module.network.backbone)
             pl_module.network.backbone.train()
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """ModelCheckpoint that keeps its best score if the run folder has moved since."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the scores, with paths in the present folder; Lightning forgets them if the folder differs."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "", Path(path).name)) if path else path
+
+        paths = {name: here(path) for name, path in state_dict.items() if name.endswith("_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
 
 class LinearProbe(Callback):

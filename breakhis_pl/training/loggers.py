@@ -89,6 +89,7 @@ def log_results(loggers: Iterable[Logger], params: Mapping[str, Any], metrics: M
         else:
             logger.log_hyperparams(dict(params))
             logger.log_metrics(final)
+        logger.save()
 
 
 def _scalar(value: Any) -> bool | float | str:

@@ -4,12 +4,13 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 from hydra.utils import get_class, instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -20,7 +21,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, R
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.run_folder import RunFolder
-from breakhis_pl.training.callbacks import HeadWarmup, History, LinearProbe, NaNGuard, ProgressBar
+from breakhis_pl.training.callbacks import HeadWarmup, History, LinearProbe, MovableCheckpoint, NaNGuard, ProgressBar
 from breakhis_pl.training.performance import choose_memory_format, uses_cuda_graphs
 
 
@@ -61,7 +62,7 @@ def make_trainer(
     return L.Trainer(
         accelerator="gpu" if device == "cuda" else device,
         precision=precision,  # type: ignore[arg-type]
-        strategy="ddp" if trainer.is_distributed else "auto",
+        strategy=_strategy(config),
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         max_epochs=trainer.max_epochs,
@@ -77,6 +78,13 @@ def make_trainer(
         use_distributed_sampler=False,  # the datamodule's samplers know rank and epoch
         default_root_dir=run.path,
     )
+
+
+def _strategy(config: TrainConfig) -> str:
+    """Return Lightning's strategy; DDP has to look for parameters that a frozen backbone leaves without gradient."""
+    if not config.trainer.is_distributed:
+        return "auto"
+    return "ddp_find_unused_parameters_true" if config.training.frozen_epochs > 0 else "ddp"
 
 
 def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str) -> Iterator[Callback]:
@@ -104,7 +112,7 @@ def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str) -> Iter
     if config.is_linear_probe:
         return
     if trainer.monitor is not None:
-        yield ModelCheckpoint(
+        yield MovableCheckpoint(
             run.checkpoints,
             filename=run.best_checkpoint.stem,
             monitor=trainer.monitor,
@@ -112,7 +120,7 @@ def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str) -> Iter
             enable_version_counter=False,
         )
     # a callback of its own: save_last=True writes last.ckpt only after epochs that are the best so far
-    yield ModelCheckpoint(run.checkpoints, filename=run.last_checkpoint.stem, enable_version_counter=False)
+    yield MovableCheckpoint(run.checkpoints, filename=run.last_checkpoint.stem, enable_version_counter=False)
 
 
 def _mode(monitor: str) -> str:
@@ -191,7 +199,9 @@ def make_loggers(config: TrainConfig, folder: Path, *, run_ids: dict[str, str]) 
     loggers = {}
     for name, logger in config.logger.items():
         accepted = inspect.signature(get_class(logger.target)).parameters
-        own = {"save_dir": str(folder), "name": "", "version": name, "run_id": None, "id": None, "resume": "allow"}
+        names = (name if number == 1 else f"{name}_{number}" for number in count(1))
+        version = next(each for each in names if not (folder / each).exists())  # CSVLogger deletes older metrics
+        own = {"save_dir": str(folder), "name": "", "version": version, "run_id": None, "id": None, "resume": "allow"}
         if name in run_ids:
             own |= {"run_id": run_ids[name], "id": run_ids[name]}
         given = {key: value for key, value in own.items() if key in accepted and (value is not None)}

@@ -140,3 +140,20 @@ def test_a_signal_ends_a_run_in_order(tmp_path: Path, synthetic_cache: Path, nam
     assert "Traceback" not in errors
     assert json.loads((run / "run.json").read_text())["error"] == "interrupted"
     torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.extra("wandb")
+def test_a_resumed_run_is_the_same_run_of_weights_and_biases(
+    tmp_path: Path, synthetic_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    fixed = (f"data.cache_dir={synthetic_cache}", "logger=wandb")
+    arguments = (*TINY, *fixed, "gallery=0", "trainer.max_epochs=1", "hydra.run.dir=run")
+    assert run_program("train", *arguments, cwd=tmp_path).status == 0
+    first = json.loads((tmp_path / "run" / "run.json").read_text())["run_ids"]["wandb"]
+    assert run_program("train", "resume=run", *fixed, "trainer.max_epochs=2", cwd=tmp_path).status == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["run_ids"]["wandb"] == first
+    folders = list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2
+    assert {folder.name.rpartition("-")[2] for folder in folders} == {first}

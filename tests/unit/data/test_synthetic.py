@@ -57,3 +57,21 @@ def test_a_folder_has_all_patients_and_is_generated_once(tmp_path: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == times
     with Image.open(next(folder.rglob("*.png"))) as image:
         assert "synthetic" in image.info["Comment"]
+
+
+def test_the_classes_differ_in_a_simple_statistic() -> None:
+    darkness = {"benign": [], "malignant": []}  # type: dict[str, list[float]]
+    for patient in official_patients():
+        name = parse_file_name(f"{patient}-200-001.png")
+        darkness[name.class_name].append(255 - float(generate_image(name, width=70, seed=0).mean()))
+    benign, malignant = (np.array(darkness[name]) for name in ("benign", "malignant"))
+    spread = np.sqrt((benign.var() + malignant.var()) / 2)
+    assert abs(malignant.mean() - benign.mean()) > 0.5 * spread
+
+
+def test_no_patient_has_more_images_than_are_published(tmp_path: Path) -> None:
+    folder = synthetic_folder(
+        tmp_path, magnifications=(200,), images_per_patient=12, width=32, seed=0, progress_bar=False
+    )
+    names = [parse_file_name(path.name).patient for path in folder.rglob("*.png")]
+    assert all(names.count(each) == min(12, facts.n_images[200]) for each, facts in official_patients().items())

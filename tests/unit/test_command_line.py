@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from breakhis_pl.command_line import RunCallback, config_groups
+from breakhis_pl.run_folder import RunFolder
+from tests.configs import compose_all
+from tests.programs import TINY
+
+
+def hydra_config(*overrides: str) -> DictConfig:
+    return compose_all("train", *TINY, *overrides)
+
+
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "1"}, {"RANK": "2", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "1"}])
+def test_a_further_process_takes_the_folder_of_the_first_one(
+    variables: dict[str, str], finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = hydra_config("trainer.strategy=ddp", "trainer.devices=2", f"hydra.run.dir={finished_run}")
+    RunCallback().on_run_start(config, config_name="train")  # refused for the first process, which finds a run there
+    resumed = compose_all("train", f"resume={finished_run}", "trainer.strategy=ddp", "trainer.devices=2")
+    RunCallback().on_run_start(resumed, config_name="train")
+    assert resumed.hydra.run.dir == str(finished_run)
+
+
+def test_the_first_process_does_not_take_a_folder_that_holds_a_run(finished_run: Path) -> None:
+    assert RunFolder(finished_run).run_json.exists()
+    with pytest.raises(SystemExit):
+        RunCallback().on_run_start(hydra_config(f"hydra.run.dir={finished_run}"), config_name="train")
+
+
+def test_a_task_of_srun_that_is_no_part_of_a_distributed_run_is_checked(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    with pytest.raises(SystemExit):
+        RunCallback().on_run_start(hydra_config(f"hydra.run.dir={finished_run}"), config_name="train")
+
+
+@pytest.mark.parametrize("program", ["train", "tune"])
+def test_help_lists_the_options_of_a_program(program: str) -> None:
+    groups = {
+        line.split(":")[0].strip(): line.split(":")[1].split(", ") for line in config_groups(program).splitlines()
+    }
+    assert {"data", "model", "optimizer", "scheduler"} <= set(groups)
+    assert ("search_space" in groups) is (program == "tune")
+    assert "hydra" not in groups
+    assert not [option for options in groups.values() for option in options if option.strip().startswith("_")]
