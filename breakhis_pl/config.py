@@ -501,14 +501,62 @@ class TuningConfig(Group):
     """Keep the checkpoints of finished trials."""
 
 
+class Choice(Group):
+    """Searched key that takes one of several values."""
+
+    type: Literal["choice"]
+    """Kind of values."""
+    choices: tuple[str | int | float | bool | None, ...] = Field(min_length=2)
+    """The values; options if the key is a group."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"choices={list(self.choices)}: has a value twice")
+        return self
+
+
+class Range(Group):
+    """Searched key that takes a number between two bounds."""
+
+    type: Literal["float", "int"]
+    """Kind of values."""
+    low: float
+    """Smallest number."""
+    high: float
+    """Largest number."""
+    log: bool = False
+    """Draw numbers on a logarithmic scale."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError(f"low={self.low:g}: must be {'above 0 and ' if self.log else ''}below high={self.high:g}")
+        if self.type == "int" and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"low={self.low:g} high={self.high:g}: must be whole numbers with type=int")
+        return self
+
+
+SearchedKey: TypeAlias = Annotated[Choice | Range, Field(discriminator="type")]
+
+SEARCHABLE = ("data.balance", "data.batch_size", "data.image_size", "data.stain", "trainer.max_epochs")
+NOT_SEARCHABLE = ("data", "debug", "experiment", "gallery", "hydra", "logger", "resume", "seed", "task", "trainer")
+"""Groups and keys that cannot be searched, except `SEARCHABLE`: they decide what is measured, and how."""
+
+
 class TuneConfig(TrainConfig):
     """All keys of tune.py: those of train.py, which the trials share, and the search."""
 
     study: UserPath
     """Folder of the study."""
     tuning: TuningConfig
-    search_space: dict[str, dict[str, Any]]
+    search_space: dict[str, SearchedKey]
     """Values that each searched key may take."""
+
+    @model_validator(mode="after")
+    def _check_study(self) -> Self:
+        _refuse(_tune_rules(self))
+        return self
 
 
 def _refuse(faults: Iterator[str]) -> None:
@@ -554,6 +602,25 @@ def _train_rules(config: TrainConfig) -> Iterator[str]:
         )
     if config.is_linear_probe:
         yield from _linear_probe_rules(config)
+
+
+def _tune_rules(config: TuneConfig) -> Iterator[str]:
+    if importlib.util.find_spec("optuna") is None:
+        yield "tune.py: needs the package optuna; run `uv sync --extra all`"
+    if config.data.val_fraction == 0:
+        yield "data.val_fraction=0: trials are compared by validation images; set data.val_fraction=0.2"
+    if config.resume is not None:
+        yield "resume: is for train.py; the command that started a study resumes it"
+    if config.trainer.is_distributed:
+        yield "trainer.strategy: a trial runs in one process; start the command several times"
+    if config.trainer.fast_dev_run:
+        yield "trainer.fast_dev_run=true: writes no results to compare; drop it"
+    if config.tuning.seeds_per_trial > 1 and config.data.split == "ratio":
+        why = "with data.split=ratio, validation images of one seed are test images of another"
+        yield f"tuning.seeds_per_trial={config.tuning.seeds_per_trial}: {why}; set it to 1"
+    for key in config.search_space:
+        if key.partition(".")[0] in NOT_SEARCHABLE and key not in SEARCHABLE:
+            yield f"search_space.{key}: cannot be searched, because trials would not be comparable"
 
 
 def _data_rules(data: SharedDataConfig) -> Iterator[str]:
@@ -616,7 +683,7 @@ def _evaluate_rules(config: EvaluateConfig) -> Iterator[str]:
 
 
 ConfigT = TypeVar("ConfigT", bound=Group)
-_TAGGED = ("data", "optimizer", "scheduler")
+_TAGGED = (("data",), ("optimizer",), ("scheduler",))
 
 
 def validate(model: type[ConfigT], composed: DictConfig | Mapping[str, Any]) -> ConfigT:
@@ -647,11 +714,12 @@ def validate(model: type[ConfigT], composed: DictConfig | Mapping[str, Any]) -> 
 
 def _fault(details: Any, values: Any) -> str:
     """Format one of pydantic's errors as `group.key=value: rule`."""
-    location = [part for place, part in enumerate(details["loc"]) if not (place == 1 and details["loc"][0] in _TAGGED)]
+    place_of_tag = 2 if details["loc"][:1] == ("search_space",) else 1 if details["loc"][:1] in _TAGGED else None
+    location = [part for place, part in enumerate(details["loc"]) if place != place_of_tag]
     location = [str(part) for part in location if not str(part).startswith(("function-", "list[", "tuple["))]
     key, value, kind = ".".join(location), details["input"], details["type"]
     if kind == "value_error":
-        return str(details["ctx"]["error"])
+        return f"{key}: {details['ctx']['error']}" if location[:1] == ["search_space"] else str(details["ctx"]["error"])
     if kind == "extra_forbidden":
         siblings = _at(values, location[:-1])
         known = [str(name) for name in siblings if name != location[-1]] if isinstance(siblings, Mapping) else []

@@ -3,7 +3,6 @@
 Optuna and torch are imported inside functions: Optuna is an extra, and a wrong command is refused before torch loads.
 """
 
-import importlib.util
 import json
 import logging
 import math
@@ -18,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hydra
 import pandas as pd
@@ -26,9 +25,8 @@ from filelock import FileLock
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import model_validator
 
-from breakhis_pl.config import Group, TrainConfig, TuneConfig, TuningConfig, flatten, plain, validate
+from breakhis_pl.config import Choice, Range, TrainConfig, TuneConfig, TuningConfig, flatten, plain, validate
 from breakhis_pl.errors import ConfigurationError, RunFolderError, TrainingError, join_truncated
 from breakhis_pl.messages import explain
 from breakhis_pl.randomness import derived_seed
@@ -43,9 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SEARCHABLE = ("data.balance", "data.batch_size", "data.image_size", "data.stain", "trainer.max_epochs")
-FIXED = ("data", "debug", "experiment", "gallery", "hydra", "logger", "resume", "seed", "task", "trainer")
-"""Groups and keys that cannot be searched, except `SEARCHABLE`: they decide what is measured, and how."""
 RESUME_KEYS = (
     *("study", "data.root", "data.cache_dir", "trainer.progress_bar"),
     *("tuning.n_trials", "tuning.timeout_s", "tuning.keep_checkpoints"),
@@ -61,52 +56,7 @@ MIN_FOR_IMPORTANCES = 10
 """Importances of keys are drawn from so many complete trials on."""
 
 Value: TypeAlias = str | int | float | bool | None
-
-
-class SearchedKey(Group):
-    """Values that a searched key may take: an entry of a file in conf/search_space/."""
-
-    type: Literal["float", "int", "choice"]
-    """Kind of values."""
-    low: float = 0
-    """Smallest number."""
-    high: float = 0
-    """Largest number."""
-    log: bool = False
-    """Draw numbers on a logarithmic scale."""
-    choices: tuple[Value, ...] = ()
-    """Values of type=choice; options if the key is a group."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.type == "choice":
-            if len(set(self.choices)) < max(2, len(self.choices)) or self.model_fields_set - {"type", "choices"}:
-                raise ValueError(f"choices={list(self.choices)}: must be two or more different values, without bounds")
-        elif self.choices:
-            raise ValueError(f"choices={list(self.choices)}: is for type=choice; set low and high")
-        elif self.low >= self.high:
-            raise ValueError(f"low={self.low:g}: must be below high={self.high:g}")
-        elif self.log and self.low <= 0:
-            raise ValueError(f"low={self.low:g}: must be above 0 with log=true")
-        elif self.type == "int" and not (self.low.is_integer() and self.high.is_integer()):
-            raise ValueError(f"low={self.low:g} high={self.high:g}: must be whole numbers with type=int")
-        return self
-
-    def extremes(self) -> Sequence[Value]:
-        """Return all choices, or both bounds."""
-        number = int if self.type == "int" else float
-        return self.choices or (number(self.low), number(self.high))
-
-    def suggest(self, trial: "Trial", key: str) -> Value:
-        """Draw a value for a trial."""
-        if self.type == "choice":
-            return trial.suggest_categorical(key, self.choices)
-        if self.type == "int":
-            return trial.suggest_int(key, int(self.low), int(self.high), log=self.log)
-        return trial.suggest_float(key, self.low, self.high, log=self.log)
-
-
-SearchSpace: TypeAlias = dict[str, SearchedKey]
+SearchSpace: TypeAlias = Mapping[str, Choice | Range]
 
 
 def tune(config: TuneConfig, overrides: list[str]) -> None:
@@ -121,8 +71,10 @@ def tune(config: TuneConfig, overrides: list[str]) -> None:
             fail, or something fails that does not depend on the values of a trial.
     """
     sys.argv = [mask_password(argument) for argument in sys.argv]  # run.json and loggers record the command
-    check(config)
-    space = read_search_space(config.search_space, overrides)
+    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    space = {key: entry for key, entry in config.search_space.items() if key not in given}
+    if not space:
+        raise ConfigurationError("search_space: the command sets all of its keys; drop one of them")
     shared = select_train_overrides(overrides)
     check_composition(space, shared)
     study = open_study(config, space)
@@ -145,55 +97,6 @@ def mask_password(text: str) -> str:
     return re.sub(r"(://[^:/@\s]*:)\S*(?=@)|(password=)[^&\s'\"]*", r"\1\2***", text)
 
 
-def check(config: TuneConfig) -> None:
-    """Check what only a study needs.
-
-    Raises:
-        ConfigurationError: With all faults.
-    """
-    faults = {
-        "tune.py: needs the package optuna; run `uv sync --extra all`": importlib.util.find_spec("optuna") is None,
-        "data.val_fraction=0: trials are compared by validation images; set data.val_fraction=0.2": (
-            config.data.val_fraction == 0
-        ),
-        "resume: is for train.py; the command that started a study resumes it": config.resume is not None,
-        "trainer.strategy: a trial runs in one process; start the command several times": config.trainer.is_distributed,
-        "trainer.fast_dev_run=true: writes no results to compare; drop it": config.trainer.fast_dev_run,
-        "tuning.seeds_per_trial: with data.split=ratio, validation images of one seed are test images of another; "
-        "set it to 1": config.tuning.seeds_per_trial > 1 and config.data.split == "ratio",
-    }
-    if any(faults.values()):
-        raise ConfigurationError("\n".join(fault for fault, is_there in faults.items() if is_there))
-
-
-def read_search_space(entries: Mapping[str, Mapping[str, Any]], overrides: Sequence[str]) -> SearchSpace:
-    """Validate the entries of a search space, without keys that the command line sets.
-
-    Raises:
-        ConfigurationError: With all faults, or if no key is left.
-    """
-    space, faults = {}, []
-    for key, entry in entries.items():
-        if key.partition(".")[0] in FIXED and key not in SEARCHABLE:
-            faults.append(f"search_space: {key}: cannot be searched, because trials would not be comparable")
-            continue
-        try:
-            space[key] = validate(SearchedKey, entry)
-        except ConfigurationError as error:
-            faults += [f"search_space: {key}: {fault}" for fault in str(error).splitlines()]
-    if faults:
-        raise ConfigurationError("\n".join(faults))
-    given = {_key(override) for override in overrides}
-    space = {key: entry for key, entry in space.items() if key not in given}
-    if not space:
-        raise ConfigurationError("search_space: the command sets all of its keys; drop one of them")
-    return space
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
 def select_train_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that train.py has too.
 
@@ -202,7 +105,7 @@ def select_train_overrides(overrides: Sequence[str]) -> list[str]:
         ['seed=1']
     """
     own = r"(study|search_space|tuning\..*|hydra[./](?!searchpath).*)"
-    return [override for override in overrides if not re.fullmatch(own, _key(override))]
+    return [override for override in overrides if not re.match(rf"[+~]*{own}(=|$)", override)]
 
 
 def write_overrides(values: Mapping[str, Value]) -> list[str]:
@@ -233,13 +136,30 @@ def check_composition(space: SearchSpace, shared: Sequence[str]) -> None:
     Raises:
         ConfigurationError: If a searched key does not exist, or one of its values is not possible.
     """
-    extremes = {key: entry.extremes() for key, entry in space.items()}
+    extremes = {key: list_extremes(entry) for key, entry in space.items()}
     for index in range(max(len(values) for values in extremes.values())):
         values = write_overrides({key: each[index % len(each)] for key, each in extremes.items()})
         try:
             validate(TrainConfig, compose([*shared, *values]))
         except ConfigurationError as error:
             raise ConfigurationError(f"{error}\nsearch_space: composed with {' '.join(values)}") from error
+
+
+def list_extremes(entry: Choice | Range) -> Sequence[Value]:
+    """Return all choices, or both bounds."""
+    if isinstance(entry, Choice):
+        return entry.choices
+    number = int if entry.type == "int" else float
+    return number(entry.low), number(entry.high)
+
+
+def suggest(trial: "Trial", key: str, entry: Choice | Range) -> Value:
+    """Draw a value for a trial."""
+    if isinstance(entry, Choice):
+        return trial.suggest_categorical(key, entry.choices)
+    if entry.type == "int":
+        return trial.suggest_int(key, int(entry.low), int(entry.high), log=entry.log)
+    return trial.suggest_float(key, entry.low, entry.high, log=entry.log)
 
 
 def open_study(config: TuneConfig, space: SearchSpace) -> "Study":
@@ -361,7 +281,7 @@ def run_trial(trial: "Trial", config: TuneConfig, space: SearchSpace, shared: Se
     index = trial.user_attrs.get("trial", count_distinct(earlier))
     trial.set_user_attr("trial", index)
     trial.study.sampler = make_sampler(config.tuning, index)
-    values = write_overrides({key: entry.suggest(trial, key) for key, entry in space.items()})
+    values = write_overrides({key: suggest(trial, key, entry) for key, entry in space.items()})
     log.info("trial %d of %d: %s", index, config.tuning.n_trials, " ".join(values))
     folder, is_over = config.study / "trials" / str(index), True
     try:

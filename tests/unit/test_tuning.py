@@ -391,9 +391,8 @@ def test_what_a_study_cannot_do_is_refused(tmp_path: Path, overrides: list[str],
 
 def test_optuna_is_named_if_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else object())
-    config = validate(TuneConfig, compose("tune", [f"study={tmp_path}", "data.val_fraction=0.2"]))
     with pytest.raises(ConfigurationError, match="optuna"):
-        tuning.tune(config, [])
+        validate(TuneConfig, compose("tune", [f"study={tmp_path}", "data.val_fraction=0.2"]))
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
