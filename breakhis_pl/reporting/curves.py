@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import precision_recall_curve as sklearn_precision_recall_curve
-from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from breakhis_pl.metrics.cases import CaseTable, Draws, draw_cases
 from breakhis_pl.metrics.classification import N_CALIBRATION_BINS, calibration_bin, calibration_pairs
@@ -63,10 +61,12 @@ def roc_curve(predictions: Predictions, *, with_band: bool = True) -> Curve | No
     Source:
         Fawcett 2006, doi:10.1016/j.patrec.2005.10.010, section 7.1 for the vertical averaging of the band.
     """
+    from sklearn import metrics  # noqa: PLC0415 - takes a second
+
     is_positive, is_called = predictions.target == 1, predictions.predicted == 1
     if is_positive.all() or not is_positive.any():
         return None
-    x, y, _ = sklearn_roc_curve(is_positive, predictions.prob_positive, drop_intermediate=False)
+    x, y, _ = metrics.roc_curve(is_positive, predictions.prob_positive, drop_intermediate=False)
     point = (float(is_called[~is_positive].mean()), float(is_called[is_positive].mean()))
     return Curve(x, y, point, _band(predictions, _true_rate_at) if with_band else None)
 
@@ -79,10 +79,12 @@ def precision_recall_curve(predictions: Predictions) -> Curve | None:
     Source:
         Davis and Goadrich 2006, doi:10.1145/1143844.1143874, on why points are joined by steps.
     """
+    from sklearn import metrics  # noqa: PLC0415 - takes a second
+
     is_positive, is_called = predictions.target == 1, predictions.predicted == 1
     if is_positive.all() or not is_positive.any():
         return None
-    precision, recall, _ = sklearn_precision_recall_curve(is_positive, predictions.prob_positive)
+    precision, recall, _ = metrics.precision_recall_curve(is_positive, predictions.prob_positive)
     precision[-1] = precision[-2]  # scikit-learn ends at a precision of 1, which no threshold has
     decided = (float(is_called[is_positive].mean()), float(is_positive[is_called].mean())) if is_called.any() else None
     return Curve(recall, precision, decided, _band(predictions, _precision_at))

@@ -1,0 +1,130 @@
+"""Temperature and threshold, fitted on validation rows."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit, log_expit, logit
+from sklearn import metrics as sk
+
+from breakhis_pl.errors import PredictionsError, RunFolderError
+from breakhis_pl.metrics.calibration import (
+    TEMPERATURES,
+    calibrated,
+    fit_calibration,
+    log_odds,
+    read_calibration,
+    write_calibration,
+)
+from breakhis_pl.metrics.evaluation import evaluate
+from breakhis_pl.metrics.predictions import Predictions
+from tests.unit.metrics.tables import CALIBRATION, table
+
+
+def random_rows(seed: int, *, n: int = 60, digits: int = 9) -> Predictions:
+    rng = np.random.default_rng(seed)
+    target = rng.permutation(np.arange(n) % 3 > 0)
+    return table(np.arange(n) // 5, target, np.round(expit(rng.normal(0, 3, n) + 2 * target - 1), digits))
+
+
+def overconfident_rows(factor: float) -> Predictions:
+    """Truth that follows the probability of each logit; a network that reports the logits times a factor."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0.5, 2, 40_000)
+    return table(np.arange(len(logits)) // 1000, rng.random(len(logits)) < expit(logits), expit(factor * logits))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_temperature_has_the_smallest_log_loss_of_a_grid(seed: int) -> None:
+    rows = random_rows(seed)
+    logit_of_truth = np.where(rows.target == 1, 1, -1) * logit(rows.prob_positive)
+    grid = np.geomspace(*TEMPERATURES, 4000)
+    losses = -log_expit(logit_of_truth / grid[:, None]).mean(1)
+
+    fitted = fit_calibration(rows)
+
+    assert fitted.temperature == pytest.approx(grid[losses.argmin()], rel=0.002)
+    assert fitted.log_loss_after == pytest.approx(losses.min(), abs=1e-6)
+    assert (fitted.n_images, fitted.n_cases, fitted.sensitivity) == (60, 12, 0.95)
+    assert fitted.log_loss_before == pytest.approx(sk.log_loss(rows.target, rows.prob_positive))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1, 5])
+def test_the_temperature_undoes_overconfidence_by_a_factor(factor: float) -> None:
+    rows = overconfident_rows(factor)
+
+    fitted = fit_calibration(rows)
+
+    assert fitted.temperature == pytest.approx(factor, rel=0.03)
+    assert evaluate(calibrated(rows, fitted), with_intervals=False)["ece"]["value"] < 0.01
+
+
+def test_rows_without_a_mistake_and_all_wrong_rows_end_at_the_bounds_and_rows_of_one_half_stay() -> None:
+    probability = [0.1, 0.2, 0.8, 0.9]
+
+    assert fit_calibration(table(range(4), [0, 0, 1, 1], probability)).temperature == TEMPERATURES[0]
+    assert fit_calibration(table(range(4), [1, 1, 0, 0], probability)).temperature == TEMPERATURES[1]
+    assert fit_calibration(table(range(4), [1, 1, 0, 0], [0.5] * 4)).temperature == 1
+
+
+def test_probabilities_of_0_and_1_have_finite_logits_even_if_they_are_wrong() -> None:
+    rows = table(range(6), [0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 1, 0])
+
+    assert np.abs(log_odds(rows.probabilities)) == pytest.approx(np.full(6, np.log(1 / np.finfo(float).eps)))
+    assert np.isfinite(list(asdict(fit_calibration(rows)).values())).all()
+
+
+@pytest.mark.parametrize("digits", [1, 2, 9])
+@pytest.mark.parametrize("sensitivity", [0.02, 0.5, 0.56, 0.9, 0.95, 0.99])
+def test_the_threshold_is_the_largest_that_reaches_the_wanted_sensitivity(sensitivity: float, digits: int) -> None:
+    for seed in range(5):
+        rows = random_rows(seed, n=(38, 60)[seed % 2], digits=digits)  # 0.56 * 25 is a little above 14
+        fitted = fit_calibration(rows, sensitivity=sensitivity)
+        after = calibrated(rows, fitted)
+        positive = after.prob_positive[rows.target == 1]
+
+        assert sk.recall_score(rows.target, after.predicted) == pytest.approx(fitted.sensitivity_reached)
+        assert sk.recall_score(rows.target, after.predicted, pos_label=0) == pytest.approx(fitted.specificity_reached)
+        assert fitted.sensitivity_reached >= sensitivity
+        assert (positive > fitted.threshold).mean() < sensitivity  # reached by the next larger probability
+
+
+def test_calibration_changes_probabilities_and_decisions_and_keeps_the_ranking() -> None:
+    rows = random_rows(3)
+    after = calibrated(rows, fit_calibration(rows))
+
+    assert sk.roc_auc_score(rows.target, after.prob_positive) == sk.roc_auc_score(rows.target, rows.prob_positive)
+    assert after.probabilities.sum(1) == pytest.approx(np.ones(len(rows)))
+    assert not np.allclose(after.probabilities, rows.probabilities)
+    for name in ("image", "patient", "case", "target"):
+        assert getattr(after, name) is getattr(rows, name)
+
+
+@pytest.mark.parametrize(("target", "name"), [([0, 0], "malignant"), ([1, 1], "benign")])
+def test_rows_of_one_class_are_refused(target: list[int], name: str) -> None:
+    with pytest.raises(PredictionsError, match=name):
+        fit_calibration(table([0, 1], target, [0.2, 0.7]))
+
+
+def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
+    for seed, written in enumerate((CALIBRATION, fit_calibration(random_rows(0)))):
+        write_calibration(tmp_path / f"{seed}.json", written)
+
+        assert read_calibration(tmp_path / f"{seed}.json") == written
+
+
+VALID = json.dumps(asdict(CALIBRATION))
+DAMAGED = [VALID.replace('"temperature": 2.0', f'"temperature": {value}') for value in ("0", "NaN", "null", '"warm"')]
+DAMAGED += [VALID.replace('"n_cases": 12', '"n_cases": 2.5'), VALID[:-1], "", "[1]", "{}", "null", None]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_or_missing_calibration_is_refused_with_its_file(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "calibration.json"
+    if content is not None:
+        path.write_text(content)
+
+    with pytest.raises(RunFolderError, match=path.stem):
+        read_calibration(path)

@@ -1,0 +1,96 @@
+"""Checks of a run."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from breakhis_pl.metrics.predictions import Predictions
+from breakhis_pl.reporting import checks
+from breakhis_pl.reporting.checks import DOCUMENTATION, documentation_link, run_checks
+from breakhis_pl.reporting.runs import read_run
+from tests.unit.reporting.conftest import HISTORY, constant_table, make_table, write_run
+
+MANY_CASES: dict[str, Any] = {"n_patients": 24, "n_cases": 24, "n_images": 4}
+
+
+def good_table() -> Predictions:
+    """Make predictions that pass every check."""
+    return make_table(skill=4, **MANY_CASES)
+
+
+def few_benign() -> Predictions:
+    """Leave one of four benign images."""
+    table = good_table()
+    return table.take((table.target == 1) | (np.arange(len(table)) % 4 == 0))
+
+
+def overconfident() -> Predictions:
+    """Give decisions that are little better than chance a probability of 0.999."""
+    table = make_table(skill=0.3, **MANY_CASES)
+    return replace(table, probabilities=np.where(np.eye(2)[table.predicted] > 0, 0.999, 0.001))
+
+
+def wrong_patient() -> Predictions:
+    """Make all images of one patient wrong."""
+    table = good_table()
+    is_wrong = table.patient == table.patient[0]
+    probabilities = np.where(is_wrong[:, None], table.probabilities[:, ::-1], table.probabilities)
+    return replace(table, probabilities=probabilities, predicted=probabilities.argmax(axis=1))
+
+
+def codes_of(folder: Path) -> list[str]:
+    return [check.code for check in run_checks(read_run(folder))]
+
+
+FAULTS: dict[str, tuple[Callable[[], Predictions], tuple[str, ...], dict[str, Any]]] = {
+    "C01": (lambda: constant_table(**MANY_CASES), (), {}),
+    "C02": (good_table, (), {"data": {"synthetic": True}}),
+    "C03": (good_table, (), {"status": "failed", "error": "out of memory"}),
+    "C04": (good_table, (), {"data": {"complete": False}}),
+    "C05": (good_table, (), {"trained_on": [("train.png", "14-1000")]}),
+    "C06": (lambda: make_table(skill=4), (), {}),
+    "C07": (good_table, (), {"with_val": False}),
+    "C08": (good_table, (), {"history": HISTORY.assign(train_accuracy=0.99)}),
+    "C09": (few_benign, (), {}),
+    "C10": (overconfident, (), {}),
+    "C11": (wrong_patient, (), {}),
+    "C12": (good_table, ("trainer.limit_train_batches=2",), {}),
+}
+
+
+def test_a_good_run_passes_every_check(tmp_path: Path) -> None:
+    assert codes_of(write_run(tmp_path / "run", good_table())) == []
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_a_run_with_one_fault_fails_its_check_alone(tmp_path: Path, code: str) -> None:
+    table, overrides, facts = FAULTS[code]
+    assert codes_of(write_run(tmp_path / "run", table(), *overrides, **facts)) == [code]
+
+
+def test_overfitting_is_reported_beyond_its_limit_only(tmp_path: Path) -> None:
+    for accuracy, codes in ((0.9499, []), (0.9501, ["C08"])):
+        history = HISTORY.assign(train_accuracy=accuracy, test_accuracy=0.85)
+        assert codes_of(write_run(tmp_path / str(accuracy), good_table(), history=history)) == codes
+
+
+def test_codes_are_reported_once_and_in_order(tmp_path: Path) -> None:
+    facts = {"data": {"complete": False}, "with_val": False, "status": "failed"}
+    found = codes_of(write_run(tmp_path / "run", few_benign(), "trainer.limit_train_batches=2", **facts))
+    assert found == ["C03", "C04", "C07", "C09", "C12"]
+
+
+def test_every_code_has_an_anchor_in_the_documentation() -> None:
+    text = DOCUMENTATION.read_text(encoding="utf-8")
+    assert sorted(re.findall(r'<a id="(\w+)"></a>', text)) == [code.lower() for code in sorted(FAULTS)]
+    assert set(FAULTS) == set(re.findall(r'"(C\d+)"', Path(checks.__file__).read_text(encoding="utf-8")))
+
+
+def test_the_link_to_the_documentation_leads_there(tmp_path: Path) -> None:
+    link = documentation_link(tmp_path / "run")
+    assert (tmp_path / "run" / link).resolve() == DOCUMENTATION

@@ -1,0 +1,108 @@
+"""Figures of ordinary and of degenerate arrays; warnings are errors in all tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from breakhis_pl.data.breakhis import SUBTYPES
+from breakhis_pl.reporting.curves import Curve, precision_recall_curve, reliability_bins, roc_curve
+from breakhis_pl.reporting.figures import (
+    confusion_matrix_figure,
+    curves_figure,
+    figure_pixels,
+    overlay_figure,
+    precision_recall_figure,
+    reliability_figure,
+    roc_figure,
+    save_figure,
+)
+from tests.unit.reporting.conftest import HISTORY, constant_table, make_table
+
+TITLE = r"50 % of $\unknown$ and $y_1$ " * 6  # long, and not a formula
+COUNTS = [[119, 49], [25, 404]]
+WITH_VAL = HISTORY.assign(val_loss=[0.5, 0.4, 0.5], val_accuracy=[0.7, 0.8, 0.7])
+
+
+def draw_roc(**options: int) -> Figure:
+    curve = roc_curve(make_table(**options))
+    return roc_figure({"AUROC 0.9": curve}, title=TITLE, note="synthetic images, no tissue")
+
+
+def draw_several_roc() -> Figure:
+    found = {rf"run $\unknown{seed}$": roc_curve(make_table(seed=seed), with_band=False) for seed in range(9)}
+    return roc_figure({name: curve for name, curve in found.items() if curve is not None}, title=TITLE)
+
+
+def draw_precision_recall(curve: Curve | None) -> Figure:
+    return precision_recall_figure(curve, label="area", positive="malignant", prevalence=0.5, title=TITLE)
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "curves": lambda: curves_figure(WITH_VAL, title=TITLE, note="incomplete archive", selected_epoch=2),
+    "curves of one epoch": lambda: curves_figure(HISTORY[:1], title=TITLE),
+    "curves of 300 epochs": lambda: curves_figure(pd.concat([HISTORY] * 100).assign(epoch=range(1, 301)), title=TITLE),
+    "curves with NaN": lambda: curves_figure(HISTORY.assign(test_loss=[0.5, np.nan, np.nan]), title=TITLE),
+    "curves of NaN alone": lambda: curves_figure(
+        HISTORY[["epoch"]].assign(train_loss=np.nan, train_accuracy=np.nan), title=TITLE
+    ),
+    "overlay": lambda: overlay_figure({rf"run $\unknown{n}$": HISTORY[: n + 1] for n in range(9)}, title=TITLE),
+    "confusion matrix": lambda: confusion_matrix_figure(COUNTS, ("a", "b"), title=TITLE, note="note " * 40),
+    "confusion matrix of an empty class": lambda: confusion_matrix_figure([[0, 0], [1, 4]], ("a", "b"), title=TITLE),
+    "confusion matrix of eight classes": lambda: confusion_matrix_figure(
+        np.eye(8, dtype=int) * 1000, [subtype.name for subtype in SUBTYPES.values()], title=TITLE
+    ),
+    "ROC": draw_roc,
+    "ROC without band": lambda: draw_roc(n_patients=2, n_cases=2),
+    "ROC of nine runs": draw_several_roc,
+    "precision and recall": lambda: draw_precision_recall(precision_recall_curve(make_table())),
+    "reliability": lambda: reliability_figure(
+        reliability_bins(make_table(n_images=50)), label="error", positive="malignant", title=TITLE
+    ),
+    "reliability of one bin": lambda: reliability_figure(
+        reliability_bins(constant_table()), label="error", positive="malignant", title=TITLE, note="note"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_without_warnings(name: str) -> None:
+    pixels = figure_pixels(FIGURES[name]())
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3
+    assert min(pixels.shape[:2]) > 500
+    assert pixels.std() > 5
+
+
+@pytest.mark.parametrize("name", ["curves", "ROC"])
+def test_a_figure_that_is_saved_twice_has_equal_bytes(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "below" / "figure.png"
+    contents = []
+    for _ in range(2):
+        save_figure(FIGURES[name](), path)
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1]
+    assert [file.name for file in path.parent.iterdir()] == ["figure.png"]
+    with Image.open(path) as image:
+        assert image.info["dpi"] == pytest.approx((150, 150), abs=0.02)
+
+
+def test_a_confusion_matrix_shows_counts_and_fractions_of_the_true_class() -> None:
+    figure = FIGURES["confusion matrix"]()
+    texts = {text.get_text().strip() for text in figure.findobj(Text)}
+    assert {"119", "49", "25", "404", "70.8%", "29.2%", "5.8%", "94.2%"} <= texts
+    (image,) = figure.axes[0].images
+    np.testing.assert_allclose(np.asarray(image.get_array()), [[119 / 168, 49 / 168], [25 / 429, 404 / 429]])
+
+
+def test_lines_have_the_values_of_the_history() -> None:
+    loss, accuracy = FIGURES["curves"]().axes
+    assert [list(line.get_ydata()) for line in loss.lines[:3]] == [
+        WITH_VAL[f"{subset}_loss"].tolist() for subset in ("train", "val", "test")
+    ]
+    np.testing.assert_allclose(accuracy.lines[2].get_ydata(), 100 * HISTORY["test_accuracy"])
