@@ -1,8 +1,10 @@
-"""Measure train.py, alternating with another checkout: rate, time to the first batch, peak memory, building the cache.
+"""Measure train.py on a CPU: rate, time to the first batch, peak memory, building the cache; and what it could reach.
 
 Usage: uv run python -m benchmarks.speed --images <folder> --originals <folder> [--against <checkout>] [--rounds 5]
 
-Every measurement is a process of its own. The table has medians, and the ratio of this checkout to the other one.
+Every measurement of train.py is a process of its own, alternating with another checkout. The table has medians, and the
+ratio of this checkout to the other one. Then follow, in this process, the rates of the data path alone, of train steps
+on one batch in memory, and of plain Lightning over torchvision's ImageFolder.
 """
 
 import argparse
@@ -13,9 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from breakhis_pl.config import TrainConfig
+    from breakhis_pl.data.datamodule import BreakHisDataModule
 
 HERE = Path(__file__).resolve().parent.parent
 FIRST_BATCH = """
@@ -103,8 +113,105 @@ def measure(checkout: Path, images: Path, originals: Path | None, cache: Path) -
     return values
 
 
+def measure_limits(images: Path, cache: Path, *, image_size: int) -> dict[str, float]:
+    """Measure rates to judge those of train.py by; images per second.
+
+    Args:
+        images: Folder of BreakHis images at 200X.
+        cache: Folder of image caches.
+        image_size: Side in pixels.
+    """
+    import torch  # noqa: PLC0415 - the processes above need no torch here
+    from hydra import compose, initialize_config_dir  # noqa: PLC0415
+
+    from breakhis_pl.config import TrainConfig, validate  # noqa: PLC0415
+    from breakhis_pl.train import make_classifier, make_data  # noqa: PLC0415
+
+    keys = [f"data.root={images}", f"data.cache_dir={cache}", f"data.image_size={image_size}", "trainer=cpu"]
+    with initialize_config_dir(str(HERE / "conf"), version_base="1.3"):
+        composed = compose("train", [*keys, "data.require_complete=false", "model.weights=none"])
+    config = validate(TrainConfig, composed)
+    data = make_data(config, device="cpu", evaluate_on=())
+    classifier = make_classifier(config, data, pretrained=False)
+    network = classifier.network.train()
+    optimizer = torch.optim.Adamax(network.parameters())
+    indices = list(data.train_dataloader())
+    batch = data.batch(indices[0], epoch=0)
+
+    def step() -> int:
+        loss = torch.nn.functional.cross_entropy(network(batch.images), batch.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        network.zero_grad()
+        return len(batch.targets)
+
+    return {
+        f"data path at {image_size} px": rate(lambda: len(data.batch(indices[0], epoch=1).images)),
+        f"steps on one batch at {image_size} px": rate(step),
+        f"plain Lightning over ImageFolder at {image_size} px": measure_plain_lightning(data, config, network),
+    }
+
+
+def rate(function: Callable[[], int], seconds: float = 10) -> float:
+    """Call a function for some seconds after a warm-up; return the items it counts per second."""
+    for _ in range(8):  # the first steps of a network take seconds
+        function()
+    n, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        n += function()
+    return n / (time.perf_counter() - start)
+
+
+def measure_plain_lightning(data: "BreakHisDataModule", config: "TrainConfig", network: "nn.Module") -> float:
+    """Train three epochs over ImageFolder with the transforms of Otto et al. 2022; return the rate of the fastest."""
+    import lightning.pytorch as L  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    from torchvision import datasets, transforms  # noqa: PLC0415
+
+    from breakhis_pl.data.export import export_split  # noqa: PLC0415
+
+    class Plain(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.seconds, self.start = network, list[float](), 0.0
+
+        def training_step(self, batch: list[torch.Tensor], _: int) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adamax(self.parameters())
+
+        def on_train_epoch_start(self) -> None:
+            self.start = time.perf_counter()
+
+        def on_train_epoch_end(self) -> None:
+            self.seconds.append(time.perf_counter() - self.start)
+
+    size, flips = config.data.image_size, [transforms.RandomHorizontalFlip(), transforms.RandomVerticalFlip()]
+    rotation = transforms.RandomRotation(config.augmentation.rotation)
+    normalize = transforms.Normalize(data.mean, data.std)
+    transform = transforms.Compose(
+        [transforms.Resize((size, size)), *flips, rotation, transforms.ToTensor(), normalize]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        export_split(data.split, Path(folder, "images"), copy=False)
+        images = datasets.ImageFolder(str(Path(folder, "images", "train")), transform)
+        loader = torch.utils.data.DataLoader(images, 32, shuffle=True, num_workers=2, persistent_workers=True)
+        module = Plain()
+        trainer = L.Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, loader)
+        return len(images) / min(module.seconds)
+
+
 def main() -> None:
-    """Print the table, and write all measurements as JSON."""
+    """Print the tables, and write all measurements as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of BreakHis images at 200X")
     parser.add_argument("--originals", type=Path, help="folder of images of the original size, for the cache")
@@ -129,6 +236,9 @@ def main() -> None:
     if "other" in table:
         table["this / other"] = table["this"] / table["other"]
     sys.stdout.write(f"{table.to_string(float_format='{:.3g}'.format)}\n")
+    with tempfile.TemporaryDirectory() as cache:
+        for name, value in measure_limits(options.images.resolve(), Path(cache), image_size=64).items():
+            sys.stdout.write(f"{name}: {value:,.0f} images/s\n")
 
 
 if __name__ == "__main__":

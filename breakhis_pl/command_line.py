@@ -38,7 +38,7 @@ from breakhis_pl.config import (
     validate,
 )
 from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated
-from breakhis_pl.messages import explain
+from breakhis_pl.messages import explain, mask_password
 from breakhis_pl.run_folder import RESUME_KEYS, RunFolder, check_epochs
 
 log = logging.getLogger(__name__)
@@ -313,6 +313,7 @@ class RunCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Report a failed job; in a sweep, also write the comparison of the runs so far."""
         error = job_return._return_value  # the property raises it
+        job_return.overrides = [mask_password(each) for each in job_return.overrides or ()]  # Hydra prints them
         message = explain(error) if job_return.status is JobStatus.FAILED else None
         if config.hydra.mode != RunMode.MULTIRUN:
             if message is not None and not RunCallback.show_tracebacks:
@@ -346,12 +347,14 @@ class RunCallback(Callback):
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
             return
-        if is_further or isinstance(typed, TuneConfig | EvaluateConfig):
+        if isinstance(typed, TuneConfig | EvaluateConfig):
             return
-        if {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & set(os.environ) and is_default:
-            if isinstance(typed, TrainConfig) and typed.trainer.is_distributed:
-                raise ConfigurationError("hydra.run.dir: set it, so that all processes of torchrun or srun agree on it")
-        elif is_default:
+        is_launched = not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"}.isdisjoint(os.environ)
+        if is_launched and is_default and isinstance(typed, TrainConfig) and typed.trainer.is_distributed:
+            raise ConfigurationError("hydra.run.dir: set it, so that all processes of torchrun or srun agree on it")
+        if is_further:
+            return
+        if is_default:
             _set_folder(config.hydra.run, "dir", _new_folder(folder))
         elif isinstance(typed, TrainConfig) and RunFolder(folder).run_json.exists():
             raise RunFolderError(f"{folder}: holds a run; resume={folder} resumes it, or choose another hydra.run.dir")

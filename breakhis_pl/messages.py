@@ -18,12 +18,22 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _explain_option(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_override(error)
+        return mask_password(_explain_override(error))
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; finished epochs are kept"
     if type(error).__name__ == "OutOfMemoryError":
         return f"{str(error).splitlines()[0]} Lower data.batch_size or data.image_size, or set data.pixels=host"
     return None
+
+
+def mask_password(text: str) -> str:
+    """Replace passwords in URLs by asterisks.
+
+    Example:
+        >>> mask_password("tuning.storage=postgresql://alice:secret@host/studies")
+        'tuning.storage=postgresql://alice:***@host/studies'
+    """
+    return re.sub(r"(://[^:/@\s]*:)\S*(?=@)|(password=)[^&\s'\"]*", r"\1\2***", text)
 
 
 def _explain_option(error: MissingConfigException) -> str:

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from breakhis_pl.config import Choice, Range, TrainConfig, TuneConfig, TuningConfig, flatten, plain, validate
 from breakhis_pl.errors import ConfigurationError, RunFolderError, TrainingError, join_truncated
-from breakhis_pl.messages import explain
+from breakhis_pl.messages import explain, mask_password
 from breakhis_pl.randomness import derived_seed
 from breakhis_pl.run_folder import RunFolder, atomic_write, write_text
 
@@ -85,16 +85,6 @@ def tune(config: TuneConfig, overrides: list[str]) -> None:
         write_results(study, config, shared)
         check_failures(study, tuning.n_trials)
     log_end(study, config)
-
-
-def mask_password(text: str) -> str:
-    """Replace passwords in URLs by asterisks.
-
-    Example:
-        >>> mask_password("tuning.storage=postgresql://alice:secret@host/studies")
-        'tuning.storage=postgresql://alice:***@host/studies'
-    """
-    return re.sub(r"(://[^:/@\s]*:)\S*(?=@)|(password=)[^&\s'\"]*", r"\1\2***", text)
 
 
 def select_train_overrides(overrides: Sequence[str]) -> list[str]:

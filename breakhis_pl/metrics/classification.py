@@ -115,13 +115,15 @@ def _average_precision(draws: Draws, positive: int) -> FloatArray:
 
 
 def brier(draws: Draws) -> FloatArray:
-    """Mean squared error of the probability: of the positive class of two, summed over the classes of more.
+    """Half of the squared error of the probabilities, summed over the classes, mean over the images; 0 to 1.
+
+    Of two classes, this is the squared error of the probability of one of them.
 
     Source:
         Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2.
     """
     errors = ((draws.predictions.probabilities - np.eye(draws.table.n_classes)[draws.predictions.target]) ** 2).sum(1)
-    return draws.mean(errors / 2 if draws.table.n_classes == 2 else errors)
+    return draws.mean(errors / 2)
 
 
 def log_loss(draws: Draws) -> FloatArray:

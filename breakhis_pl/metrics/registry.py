@@ -123,10 +123,6 @@ def _prevalence(table: CaseTable) -> float:
     return float(np.mean([support[positive] for positive in table.one_against_rest]) / support.sum())
 
 
-def _brier_of_chance(table: CaseTable) -> float:
-    return 0.25 if table.n_classes == 2 else 1 - 1 / table.n_classes
-
-
 _CLASS_METRICS = {"precision": formulas.precision, "recall": formulas.recall, "f1": formulas.f1}
 _TITLES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
 
@@ -219,8 +215,7 @@ _ENTRIES = (
         "Brier score",
         "mean squared error of the probability; lower is better",
         formulas.brier,
-        range=(0.0, 1.0),
-        chance=_brier_of_chance,
+        chance=lambda table: (1 - 1 / table.n_classes) / 2,
         greater_is_better=False,
         shown=frozenset({"report", "calibration"}),
     ),

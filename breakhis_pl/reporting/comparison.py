@@ -35,6 +35,7 @@ from breakhis_pl.reporting.pages import (
     picture_of,
     render,
     table_to_markdown,
+    three_digits,
     to_markdown,
 )
 from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
@@ -162,7 +163,7 @@ def _costs(run: Run) -> dict[str, float | None]:
     """Return size, accuracies of the evaluated epoch, and time of a run."""
     row, record = run.final_row, run.record
     seconds = {} if record is None else record.seconds or {}
-    n_images = sum((run.data.get("n_images", {}).get("train") or {}).values()) * len(run.history)
+    rates = run.history.get("images_per_second", pd.Series(dtype=float)).dropna()
     return {
         "parameters": None if record is None else record.model.get("n_parameters"),
         "train_accuracy": row.get("train_accuracy"),
@@ -170,7 +171,7 @@ def _costs(run: Run) -> dict[str, float | None]:
         "train_minus_test_accuracy": run.overfitting,
         "seconds": seconds.get("training"),
         "seconds_total": seconds.get("total"),
-        "images_per_second": n_images / training if n_images and (training := seconds.get("training")) else None,
+        "images_per_second": float(len(rates) / (1 / rates).sum()) if len(rates) else None,  # all images over all time
     }
 
 
@@ -206,14 +207,19 @@ def _data_sentences(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if run.data_config:
             split = "" if run.fold is not None else f"splits by {run.data_config.get('group', 'case')}"
-            kinds[source_text(run).capitalize().replace("Breakhis", "BreakHis"), magnification_text(run), split].append(
-                run
-            )
+            kinds[source_text(run), magnification_text(run), split].append(run)
     sentences = []
     for (source, magnification, split), group in kinds.items():
         folds = sorted({run.fold for run in group if run.fold is not None})
         where = f"the authors' fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if folds else split
-        sentences.append(f"{source} at {magnification}, {where}.")
+        sizes = [
+            " to ".join(f"{n:,}" for n in dict.fromkeys((min(counts), max(counts))))
+            for subset in ("train", "test")
+            if (counts := [sum(run.data.get("n_images", {}).get(subset, {}).values()) for run in group])
+        ]
+        sentences.append(
+            f"{source[0].upper()}{source[1:]} at {magnification}, {where}: {sizes[0]} train and {sizes[1]} test images."
+        )
     n_with_result = sum(run.metrics is not None for run in runs)
     sentences.append(f"{n_with_result} of {len(runs)} run{'' if len(runs) == 1 else 's'} with a result.")
     sentences.append(
@@ -267,10 +273,16 @@ def _fold_section(groups: Sequence[Repeats]) -> Section:
     for group in groups:
         sizes = [group.of_fold(fold)[0].metrics or {} for fold in group.folds]
         by_fold: list[list[Cell]] = [
-            [metric.title, *(group.on_fold(fold, metric.name) for fold in group.folds)] for metric in metrics
+            [
+                metric.title,
+                *(group.on_fold(fold, metric.name) for fold in group.folds),
+                three_digits(group.seed_deviation(metric.name)),
+            ]
+            for metric in metrics
         ]
-        by_fold.append(["test images, cases", *(f"{size['n_images']:,}, {size['n_cases']}" for size in sizes)])
-        tables.append(Table(f"{group.name} by fold", ["Metric", *(f"Fold {fold}" for fold in group.folds)], by_fold))
+        by_fold.append(["test images, cases", *(f"{size['n_images']:,}, {size['n_cases']}" for size in sizes), None])
+        headings = ["Metric", *(f"Fold {fold}" for fold in group.folds), "SD over seeds"]
+        tables.append(Table(f"{group.name} by fold", headings, by_fold))
     pairs = compare_configurations(groups)
     points = [*_lacks(groups), *(_conclusion(pair, len(pairs)) for pair in pairs)]
     if pairs:

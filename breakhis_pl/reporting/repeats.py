@@ -4,6 +4,7 @@ The value of a fold is the mean of its runs, so that a fold with more seeds weig
 """
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,12 @@ class Repeats:
     def over_folds(self, metric: str) -> Spread | None:
         """Return mean and deviation over the folds; None of fewer than two."""
         return spread([found["value"] for fold in self.folds if (found := self.on_fold(fold, metric)) is not None])
+
+    def seed_deviation(self, metric: str) -> float | None:
+        """Return the standard deviation over the runs of a fold, pooled over the folds that have several."""
+        values = [[e["value"] for run in self.of_fold(fold) if (e := run.estimate(metric))] for fold in self.folds]
+        squares = [((len(each) - 1) * statistics.variance(each), len(each) - 1) for each in values if len(each) > 1]
+        return math.sqrt(sum(s for s, _ in squares) / sum(n for _, n in squares)) if squares else None
 
     def over_seeds(self, metric: str) -> Spread | None:
         """Return mean and deviation over all runs, which then should differ in their seed only."""

@@ -1,9 +1,13 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from breakhis_pl.command_line import RunCallback, config_groups
+from breakhis_pl.messages import explain
 from breakhis_pl.run_folder import RunFolder
 from tests.configs import compose_all
 from tests.programs import TINY
@@ -38,6 +42,43 @@ def test_a_task_of_srun_that_is_no_part_of_a_distributed_run_is_checked(
     monkeypatch.setenv("SLURM_PROCID", "1")
     with pytest.raises(SystemExit):
         RunCallback().on_run_start(hydra_config(f"hydra.run.dir={finished_run}"), config_name="train")
+
+
+@pytest.mark.parametrize("variables", [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}])
+def test_torchrun_needs_a_folder_that_all_processes_know(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        RunCallback().on_run_start(hydra_config("trainer.strategy=ddp", "trainer.devices=2"), config_name="train")
+
+
+def test_hydra_prints_no_password_when_a_job_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = [f"study={tmp_path}", "data.val_fraction=0.2", "tuning.storage='postgresql://alice:secret@host/x'"]
+    failed = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    failed.return_value = RuntimeError("a fault that needs a traceback")
+    RunCallback().on_job_end(compose_all("tune", *overrides), failed)
+    with pytest.raises(RuntimeError):
+        _ = failed.return_value
+    assert "tuning.storage" in (shown := capsys.readouterr().err)
+    assert "secret" not in shown
+
+
+def test_an_override_that_cannot_be_parsed_is_shown_without_its_password() -> None:
+    with pytest.raises(HydraException) as caught:
+        OverridesParser.create().parse_overrides(["tuning.storage=postgresql://alice:secret@host/x;y"])
+    assert "secret" in str(caught.value)
+    assert "secret" not in str(explain(caught.value))
+
+
+@pytest.mark.extra("optuna")
+def test_an_interrupted_study_names_its_way_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunCallback, "resume_hint", "")
+    config = compose_all("tune", *TINY, f"study={tmp_path}", "data.val_fraction=0.2")
+    RunCallback().on_run_start(config, config_name="tune")
+    assert RunCallback.resume_hint
 
 
 @pytest.mark.parametrize("program", ["train", "tune"])

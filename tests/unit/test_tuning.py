@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from breakhis_pl import tuning
 from breakhis_pl.config import TrainConfig, TuneConfig, plain, validate
 from breakhis_pl.errors import ConfigurationError, DataError, RunFolderError, TrainingError
+from breakhis_pl.messages import mask_password
 from tests.configs import CONF
 
 pytestmark = pytest.mark.extra("optuna")
@@ -431,7 +432,7 @@ def test_a_bad_trial_is_pruned_after_the_warm_up(
     ],
 )
 def test_passwords_are_masked(text: str, masked: str) -> None:
-    assert tuning.mask_password(text) == masked
+    assert mask_password(text) == masked
 
 
 def test_a_password_is_neither_written_nor_shown(

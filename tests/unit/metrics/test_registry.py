@@ -71,7 +71,7 @@ REFERENCES: dict[str, Callable[[Predictions], Any]] = {
     "mcc": lambda p: sk.matthews_corrcoef(p.target, p.predicted),
     "auroc": lambda p: sk.roc_auc_score(p.target, scores(p), multi_class="ovr", average="macro"),
     "average_precision": lambda p: sk.average_precision_score(p.target, scores(p)),
-    "brier": lambda p: sk.brier_score_loss(p.target, scores(p), labels=range(p.n_classes)),
+    "brier": lambda p: sk.brier_score_loss(p.target, scores(p), labels=range(p.n_classes), scale_by_half=True),
     "log_loss": lambda p: sk.log_loss(p.target, p.probabilities, labels=range(p.n_classes)),
     "ece": calibration_error,
     "patient_recognition_rate": recognition_rate,
