@@ -56,7 +56,8 @@ def _explain_override(error: BaseException) -> str:
         parent = getattr(cause, "parent_node", None)
         valid = [str(name) for name in parent] if isinstance(parent, DictConfig) else _groups()
         if key in valid:
-            return f"{key}: has no options in this program; set its keys, {key}.<key>=<value>"
+            hint = "set trainer.accelerator=<device>" if key == "trainer" else "see --help"
+            return f"{key}: has no options in this program; {hint}"
         near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
         prefix = key.rpartition(".")[0]
         hint = (

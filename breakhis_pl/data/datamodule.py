@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
@@ -19,7 +20,7 @@ from breakhis_pl.config import MIN_IMAGE_SIZE, AugmentationConfig, DataConfig
 from breakhis_pl.data.augmentation import Augmentation, AugmentationParameters, normalize
 from breakhis_pl.data.dataset import Dataset, Subset
 from breakhis_pl.data.image_cache import ImageCache
-from breakhis_pl.data.sampling import EpochSampler, IndexDataset, class_weights, distribute_batches
+from breakhis_pl.data.sampling import EpochSampler, class_weights, distribute_batches
 from breakhis_pl.data.sources import open_dataset
 from breakhis_pl.data.splits import Split, make_split
 from breakhis_pl.data.stain import StainTarget, fit_stain
@@ -338,4 +339,5 @@ def _make_loader(indices: Sequence[int], batches: Any) -> DataLoader[Tensor]:
 
     Without one, making an iterator would draw from the global generator, which training uses.
     """
-    return DataLoader(IndexDataset(indices), sampler=batches, batch_size=None, generator=torch.Generator())
+    dataset: Any = np.asarray(indices)  # an array gives the sample indices at a batch of positions
+    return DataLoader(dataset, sampler=batches, batch_size=None, generator=torch.Generator())

@@ -8,29 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.randomness import derived_seed
-
-
-class IndexDataset(Dataset[Tensor]):
-    """Dataset of sample indices, for `DataLoader(batch_size=None)` with a sampler that yields batches.
-
-    Args:
-        indices: Sample indices.
-    """
-
-    def __init__(self, indices: Sequence[int]) -> None:
-        self.indices = torch.tensor(indices)
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.indices)
-
-    def __getitem__(self, positions: list[int]) -> Tensor:
-        """Return the sample indices at some positions, int64 (n_positions,)."""
-        return self.indices[positions]
 
 
 class EpochSampler(Sampler[int]):

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -272,11 +271,6 @@ class ProgressBar(TQDMProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5)
-
-    @staticmethod
-    def is_wanted() -> bool:
-        """Whether the output is a terminal."""
-        return sys.stderr.isatty()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Add images per second to what the bar shows."""

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -58,11 +59,13 @@ def make_trainer(
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = config.trainer
-    bar = [ProgressBar()] if trainer.progress_bar and ProgressBar.is_wanted() else []
+    # a frozen backbone leaves parameters without gradient, which DDP has to look for
+    strategy = "ddp_find_unused_parameters_true" if config.training.frozen_epochs > 0 else "ddp"
+    bar = [ProgressBar()] if trainer.progress_bar and sys.stderr.isatty() else []
     return L.Trainer(
         accelerator="gpu" if device == "cuda" else device,
         precision=precision,  # type: ignore[arg-type]
-        strategy=_strategy(config),
+        strategy=strategy if trainer.is_distributed else "auto",
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         max_epochs=trainer.max_epochs,
@@ -78,13 +81,6 @@ def make_trainer(
         use_distributed_sampler=False,  # the datamodule's samplers know rank and epoch
         default_root_dir=run.path,
     )
-
-
-def _strategy(config: TrainConfig) -> str:
-    """Return Lightning's strategy; DDP has to look for parameters that a frozen backbone leaves without gradient."""
-    if not config.trainer.is_distributed:
-        return "auto"
-    return "ddp_find_unused_parameters_true" if config.training.frozen_epochs > 0 else "ddp"
 
 
 def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str) -> Iterator[Callback]:

@@ -54,7 +54,8 @@ def test_a_wrong_command_is_refused(tmp_path: Path, key: str, arguments: list[st
         ("evaluate", ["run=a", "ensemble=true"], "ensemble"),
         ("predict", [], "run"),
         ("predict", ["run=nowhere", "images=a.png"], "nowhere"),
-        ("predict", ["run=nowhere", "images=a.png", "trainer=cpu"], "trainer.<key>"),
+        ("predict", ["run=nowhere", "images=a.png", "trainer=cpu"], "trainer.accelerator"),
+        ("evaluate", ["run=nowhere", "trainer=cpu"], "trainer.accelerator"),
         ("tune", [], "study"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.data import BatchSampler, DataLoader
 
-from breakhis_pl.data.sampling import EpochSampler, IndexDataset, class_weights, distribute_batches
+from breakhis_pl.data.sampling import EpochSampler, class_weights, distribute_batches
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.randomness import derived_seed
 
@@ -97,7 +97,7 @@ def test_the_epoch_is_read_when_the_first_position_is_drawn() -> None:
 def test_a_loader_yields_sample_indices_without_drawing_from_the_global_generator() -> None:
     batches = BatchSampler(make_sampler(), 4, drop_last=False)
     loader = DataLoader(
-        IndexDataset(range(100, 121)), sampler=batches, batch_size=None, generator=torch.Generator().manual_seed(0)
+        np.arange(100, 121), sampler=batches, batch_size=None, generator=torch.Generator().manual_seed(0)
     )
     state = torch.get_rng_state()
 

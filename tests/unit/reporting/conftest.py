@@ -38,6 +38,7 @@ HISTORY = pd.DataFrame(
         "test_loss": [0.5, 0.4, 0.35],
         "train_accuracy": [0.7, 0.8, 0.9],
         "test_accuracy": [0.75, 0.8, 0.85],
+        "images_per_second": [2.0, 6.0, 3.0],
     }
 )
 
