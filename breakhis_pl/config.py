@@ -6,6 +6,7 @@ Imports neither torch nor Hydra.
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
@@ -589,6 +590,12 @@ def _train_rules(config: TrainConfig) -> Iterator[str]:
         package = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}.get(logger.target.rpartition(".")[2])
         if package is not None and importlib.util.find_spec(package) is None:
             yield f"logger={name}: needs the package {package}; run `uv sync --extra all`, or use logger=tensorboard"
+        for key, value in (logger.model_extra or {}).items():
+            if re.search(r"://[^/@\s]*:[^/@\s]+@", str(value)):
+                yield (
+                    f"logger.{name}.{key}: has a password, which run.json would hold; set it in the environment, for "
+                    "MLflow MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                )
     if model.freeze:
         no_effect = {
             "training.mixup": training.mixup > 0,

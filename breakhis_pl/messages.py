@@ -14,7 +14,7 @@ from breakhis_pl.errors import BreakHisError, join_truncated
 def explain(error: BaseException) -> str | None:
     """Return the message of an error that a user can cause; None for one that needs a traceback."""
     if isinstance(error, BreakHisError):
-        return str(error)
+        return mask_password(str(error))
     if isinstance(error, MissingConfigException) and error.options is not None:
         return _explain_option(error)
     if isinstance(error, HydraException | OmegaConfBaseException):

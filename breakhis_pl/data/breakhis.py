@@ -301,7 +301,7 @@ def _index(root: Path) -> tuple[list[IndexedImage], list[str]]:
     if not root.is_dir():
         raise DataError(
             f"data.root={root}: is not a folder; set data.root to the folder that holds BreaKHis_v1, run "
-            "`python -m breakhis_pl.data.download`, or try data=synthetic"
+            "`uv run python -m breakhis_pl.data.download`, or try data=synthetic"
         )
     images: list[IndexedImage] = []
     malformed: list[str] = []
@@ -322,7 +322,7 @@ def _index(root: Path) -> tuple[list[IndexedImage], list[str]]:
     if unknown:
         faults.append(f"{len(unknown)} patients that are not in the authors' lists: {join_truncated(unknown, 3)}")
     if not images and not malformed:
-        faults.append("no BreakHis images; run `python -m breakhis_pl.data.download`, or try data=synthetic")
+        faults.append("no BreakHis images; run `uv run python -m breakhis_pl.data.download`, or try data=synthetic")
     return images, faults
 
 

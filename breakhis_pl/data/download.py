@@ -53,7 +53,7 @@ class DownloadError(BreakHisError, OSError):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 after an error, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
-        prog="python -m breakhis_pl.data.download",
+        prog="uv run python -m breakhis_pl.data.download",
         description="Download BreakHis (7,909 images, about 4 GB, 9 GB of free disk space), unpack it and check it. "
         "The same command resumes an interrupted download.",
     )

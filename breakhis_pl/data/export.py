@@ -15,7 +15,9 @@ from breakhis_pl.run_folder import atomic_folder
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m breakhis_pl.data.export", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="uv run python -m breakhis_pl.data.export", description=__doc__.partition(": ")[2]
+    )
     add = parser.add_argument
     add("--root", type=Path, default=Path("data"), help="folder with the images (default: data)")
     add("--to", type=Path, required=True, help="folder to write; must not exist, and be outside of --root")

@@ -1,6 +1,6 @@
 """Export a trained network as an ONNX file that is compared with ONNX Runtime.
 
-python -m breakhis_pl.inference.onnx run=<run folder> [out=<file>.onnx] [checkpoint=auto|best|last|<path>]
+uv run python -m breakhis_pl.inference.onnx run=<run folder> [out=<file>.onnx] [checkpoint=auto|best|last|<path>]
 """
 
 import copy

@@ -23,6 +23,10 @@ REFUSED = {
     "trainer.monitor": ["experiment=demo", "trainer.monitor=val_loss"],
     "trainer.patience": ["experiment=demo", "trainer.patience=3"],
     "resume": ["resume=nowhere"],
+    "logger.mlflow.tracking_uri": [
+        *("experiment=demo", "logger=mlflow"),
+        "logger.mlflow.tracking_uri=http://alice:S3CRET@localhost",
+    ],
     "hydra.job.chdir": ["experiment=demo", "hydra.job.chdir=true"],
     "optimizer._target_": ["experiment=demo", "optimizer._target_=torch.optim.Nonsense"],
     "model.backbone=resnet1": ["experiment=demo", "model=torchvision", "model.backbone=resnet1"],
@@ -38,6 +42,7 @@ def test_a_wrong_command_is_refused(tmp_path: Path, key: str, arguments: list[st
     )
     assert outcome.status == 1
     assert key in outcome.err
+    assert "S3CRET" not in outcome.err + outcome.out
     assert "Traceback" not in outcome.err + outcome.out
     assert not list(tmp_path.rglob("*.*"))
 
