@@ -142,7 +142,7 @@ def _failed_checks(run: Run) -> Iterator[tuple[str, str, str]]:  # noqa: PLR0912
         yield "C11", "A patient all wrong", f"no image is correct of {names}."
     limit = config.get("trainer", {}).get("limit_train_batches")
     if limit is not None:
-        yield "C12", "Shortened epochs", f"each epoch had {limit} train batches only (trainer.limit_train_batches)."
+        yield "C12", "Shortened epochs", f"each epoch used only trainer.limit_train_batches={limit} batches."
 
 
 def _shared_cases(metrics: Mapping[str, Any], n_images: int) -> str:

@@ -381,7 +381,7 @@ def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
     }
     if len(curves) > 1:
         figure = roc_figure(curves, title="ROC curves", note=_note(runs[:MAX_DRAWN]))
-        caption = "ROC curves with AUROC; diamonds: decisions. docs/intervals.md says how far such curves vary."
+        caption = "ROC curves with AUROC; diamonds: decisions."
         yield picture_of(figure, alt=f"ROC curves; AUROC of {', '.join(curves)}."), caption
 
 

@@ -143,9 +143,11 @@ def overlay_figure(histories: Mapping[str, pd.DataFrame], *, title: str, note: s
         title: Title.
         note: Warning about the data.
     """
-    figure = new_figure(width=9.0, height=3.6, title=title, note=note)
-    plots = figure.subplots(1, 2)
-    for axes, quantity, scale in zip(plots, ("loss", "accuracy"), (1, 100), strict=True):
+    height = 0.2 * len(histories)
+    figure = new_figure(width=9.0, height=3.6 + height, title=title, note=note)
+    plots = figure.subplot_mosaic([["loss", "accuracy"], ["legend"] * 2], height_ratios=(3.6, height))
+    for quantity, scale in (("loss", 1), ("accuracy", 100)):
+        axes = plots[quantity]
         for (name, history), color in zip(histories.items(), COLORS * len(histories), strict=False):
             for subset, dashes in (("train", ":"), ("test", "-")):
                 label = _plain(name) if subset == "test" else None
@@ -160,9 +162,16 @@ def overlay_figure(histories: Mapping[str, pd.DataFrame], *, title: str, note: s
         _format_epochs(axes, pd.concat([history["epoch"] for history in histories.values()]))
         columns = [f"{subset}_{quantity}" for subset in ("train", "test")]
         _set_limits(axes, quantity, (scale * h[column] for h in histories.values() for column in columns))
-    handles, labels = plots[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=9, frameon=False)
+    _draw_legend(plots["legend"], plots["loss"])
     return figure
+
+
+def _draw_legend(axes: Axes, of: Axes) -> None:
+    """Draw the legend of a plot in axes of its own, where long names have room."""
+    handles, labels = of.get_legend_handles_labels()
+    short = [name if len(name) <= 60 else f"{name[:28]} … {name[-28:]}" for name in labels]
+    axes.axis("off")
+    axes.legend(handles, short, loc="center", fontsize=8, frameon=False)
 
 
 def _plain(text: str) -> str:
@@ -261,11 +270,14 @@ def roc_figure(curves: Mapping[str, Curve], *, title: str, note: str | None = No
         title: Title.
         note: Warning about the data.
     """
-    figure, axes = _square_figure(title, note)
+    height = 0.2 * (len(curves) + 3)
+    figure = new_figure(width=5.2, height=4.6 + height, title=title, note=note)
+    axes, legend = figure.subplots(2, 1, height_ratios=(4.6, height))
+    _format_percent(axes)
     axes.plot([0, 100], [0, 100], color=GRAY, linestyle=":", linewidth=1, label="chance")
     _draw_curves(axes, curves, "default")
     axes.set(xlabel="False positive rate (%)", ylabel="True positive rate (%)")
-    axes.legend(loc="lower right", fontsize=9 if len(curves) == 1 else 8, framealpha=0.9)
+    _draw_legend(legend, axes)
     return figure
 
 
@@ -282,13 +294,15 @@ def precision_recall_figure(
         title: Title.
         note: Warning about the data.
     """
-    figure, axes = _square_figure(title, note)
+    figure = new_figure(width=5.2, height=5.4, title=title, note=note)
+    axes, legend = figure.subplots(2, 1, height_ratios=(4.6, 0.8))
+    _format_percent(axes)
     axes.axhline(
         100 * prevalence, color=GRAY, linestyle=":", linewidth=1, label=f"always {positive} ({prevalence:.1%})"
     )
     _draw_curves(axes, {label: curve}, "steps-post")
     axes.set(xlabel=f"Recall (% of {positive} images)", ylabel=f"Precision (% of images called {positive})")
-    axes.legend(loc="lower left", fontsize=9, framealpha=0.9)
+    _draw_legend(legend, axes)
     return figure
 
 
@@ -345,13 +359,6 @@ def reliability_figure(
     count_axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
     return figure
-
-
-def _square_figure(title: str, note: str | None) -> tuple[Figure, Axes]:
-    figure = new_figure(width=5.2, height=4.9, title=title, note=note)
-    axes = figure.add_subplot()
-    _format_percent(axes)
-    return figure, axes
 
 
 def _format_percent(axes: Axes) -> None:
