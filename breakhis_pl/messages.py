@@ -75,7 +75,12 @@ def _explain_override(error: BaseException) -> str:
             )
         return f"{ambiguous[1]}: several values need -m; a comma in one value needs two quotes: \"{key}='{value}'\""
     first = text.splitlines()[0] if text else type(error).__name__
-    if "mismatched input" in text or "token recognition" in text or "extraneous input" in text:
+    if (
+        "LexerNoViableAlt" in text
+        or "mismatched input" in text
+        or "token recognition" in text
+        or "extraneous input" in text
+    ):
         first += "; a value with special characters needs quotes inside quotes, as in \"data.root='/my data/x=1'\""
     return first
 

@@ -100,7 +100,9 @@ class RunFolder:
             RunFolderError: If there is none, or it is damaged.
         """
         if not self.run_json.is_file():
-            what = "holds no run.json" if self.path.is_dir() else "does not exist"
+            what = (
+                "holds no run.json" if self.path.is_dir() else "is a file" if self.path.exists() else "does not exist"
+            )
             raise RunFolderError(f"{self.path}: {what}; name a run folder that train.py wrote, below outputs/")
         try:
             return RunRecord.model_validate_json(self.run_json.read_bytes())

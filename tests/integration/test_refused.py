@@ -23,6 +23,8 @@ REFUSED = {
     "trainer.monitor": ["experiment=demo", "trainer.monitor=val_loss"],
     "trainer.patience": ["experiment=demo", "trainer.patience=3"],
     "resume": ["resume=nowhere"],
+    "is a file": [f"resume={Path(__file__)}"],
+    "quotes inside quotes": ["experiment=demo", "hydra.run.dir=with a space/ü"],
     "logger.mlflow.tracking_uri": [
         *("experiment=demo", "logger=mlflow"),
         "logger.mlflow.tracking_uri=http://alice:S3CRET@localhost",

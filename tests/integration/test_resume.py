@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,13 +48,13 @@ def uninterrupted(arguments: tuple[str, ...], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
-    """Raise SystemExit(143) when the epoch after `epoch` finished ones would be recorded."""
+    """Send SIGTERM when the epoch after `epoch` finished ones would be recorded."""
     settings = {"epoch": 0}
     original = History.on_train_epoch_end
 
     def stop(history: History, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if len(history.rows) == settings["epoch"]:
-            raise SystemExit(143)
+            signal.raise_signal(signal.SIGTERM)
         original(history, trainer, pl_module)
 
     monkeypatch.setattr(History, "on_train_epoch_end", stop)
@@ -112,15 +113,19 @@ def test_an_interrupted_sweep_resumes_by_its_command(
 ) -> None:
     command = ("-m", *TINY, f"data.cache_dir={synthetic_cache}", "trainer.max_epochs=1", "gallery=0", "seed=0,1")
     interrupt_after["epoch"] = 0
-    assert run_program("train", *command, "hydra.sweep.dir=sweep", cwd=tmp_path).status == 143
+    interrupted = run_program("train", *command, "hydra.sweep.dir='sweep,a=b'", cwd=tmp_path)
+    assert interrupted.status == 143
     monkeypatch.undo()
-    outcome = run_program("train", *command, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    printed = interrupted.err.partition("uv run train.py ")[2].splitlines()[0]
+    outcome = run_program("train", *shlex.split(printed), cwd=tmp_path)
     assert outcome.status == 0, outcome.err
-    assert len(list((tmp_path / "sweep").glob("*/test/metrics.json"))) == 2
-    assert len(pd.read_csv(tmp_path / "sweep" / "comparison.csv")) == 2
+    assert len(list((tmp_path / "sweep,a=b").glob("*/test/metrics.json"))) == 2
+    assert len(pd.read_csv(tmp_path / "sweep,a=b" / "comparison.csv")) == 2
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGHUP", "SIGUSR1"))]
+)
 def test_a_signal_ends_a_run_in_order(tmp_path: Path, synthetic_cache: Path, name: str) -> None:
     arguments = (*TINY, f"data.cache_dir={synthetic_cache}", "trainer.max_epochs=500", "hydra.run.dir=run")
     run, number = tmp_path / "run", getattr(signal, name)
