@@ -130,7 +130,9 @@ def load_classifier(
         return classifier.eval(), content[BreakHisDataModule.__name__]
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: is not a checkpoint of this version ({reason}); train again") from error
+        raise CheckpointError(
+            f"{path}: is damaged, or not a checkpoint of this version ({reason}); train again"
+        ) from error
 
 
 def evaluate(config: EvaluateConfig) -> None:

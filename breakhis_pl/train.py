@@ -18,6 +18,7 @@ from breakhis_pl.config import TrainConfig, flatten, make_title, plain, validate
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Subset
 from breakhis_pl.data.splits import write_split_csv
+from breakhis_pl.errors import CheckpointError
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder, RunRecord, check_same_images, check_same_run, lock_run
 from breakhis_pl.training.callbacks import History, duration
@@ -58,6 +59,11 @@ def train(
         if before is not None:
             check_same_images(before, folder, **data.identity())
         checkpoint = run.last_checkpoint if before is not None and run.last_checkpoint.exists() else None
+        if checkpoint is not None:
+            try:
+                torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            except Exception as error:  # torch raises many kinds for damaged files
+                raise CheckpointError(f"{checkpoint}: is damaged; delete it to train from the first epoch") from error
         classifier = make_classifier(config, data, pretrained=checkpoint is None)
         record = make_record(config, data, classifier, before, device=device, precision=precision)
         loggers = make_loggers(config, folder, run_ids=record.run_ids)

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,19 @@ def test_an_interrupted_sweep_resumes_by_its_command(
     assert outcome.status == 0, outcome.err
     assert len(list((tmp_path / "sweep,a=b").glob("*/test/metrics.json"))) == 2
     assert len(pd.read_csv(tmp_path / "sweep,a=b" / "comparison.csv")) == 2
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_is_left_as_it_is(finished_run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run, copy)
+    os.truncate(copy / "checkpoints" / "last.ckpt", 100_000)
+    before = (copy / "run.json").read_bytes()
+    for program, arguments in (("train", ("resume=run", "trainer.max_epochs=3")), ("evaluate", ("run=run",))):
+        outcome = run_program(program, *arguments, cwd=tmp_path)
+        assert outcome.status == 1
+        assert "last.ckpt" in outcome.err
+        assert "Traceback" not in outcome.err
+    assert (copy / "run.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,14 @@ def test_a_file_that_is_cut_short_is_refused(form: str, read: Callable[[bytes], 
             read(content[:n])
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_the_orientation_of_the_camera_is_followed(kind: str, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show it
+    Image.fromarray(np.rot90(RGB).copy()).save(tmp_path / "a.png", kind, exif=exif)
+    assert np.array_equal(read_picture(tmp_path / "a.png"), RGB)
+
+
 def test_scanner_files_folders_and_missing_files_are_refused_by_name(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "slide.ndpi", "TIFF")
     for path in (tmp_path / "slide.ndpi", tmp_path, tmp_path / "nowhere.png"):
