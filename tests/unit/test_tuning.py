@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -233,15 +232,6 @@ def test_the_best_trial_is_an_experiment_that_composes_as_it_was_trained(tmp_pat
     assert plain(compose_best(study)) == plain(expected)
 
 
-def test_an_experiment_holds_what_differs_from_the_defaults_and_keeps_references() -> None:
-    experiment = tuning.OmegaConf.to_container(
-        REAL["make_experiment"](["model=resnext50", "scheduler=cosine", "optimizer.lr=0.1", "trainer.max_epochs=7"])
-    )
-    groups = {"override /model": "resnext50"}, {"override /scheduler": "cosine"}
-    assert sorted(experiment.pop("defaults"), key=str) == list(groups)
-    assert experiment == {"optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 7}}
-
-
 def test_importances_are_drawn_from_ten_complete_trials_on(tmp_path: Path, figures: list[bool]) -> None:
     run(tmp_path, "tuning.n_trials=10")
     assert figures == [False] * 9 + [True]
@@ -463,8 +453,3 @@ def test_a_study_can_be_kept_in_another_database(tmp_path: Path) -> None:
     run(tmp_path / "b" / "a", "tuning.n_trials=1", f"tuning.storage='{url}'")  # the same name
     assert not (tmp_path / "a" / "study.db").exists()
     assert len(optuna.get_all_study_summaries(url)) == 2
-
-
-def test_tuning_is_imported_without_optuna_and_torch() -> None:
-    program = "import sys, breakhis_pl.tuning; sys.exit(bool({'optuna', 'torch', 'lightning'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -25,7 +25,6 @@ def config(**values: Any) -> AugmentationConfig:
     return AugmentationConfig(**{**dict.fromkeys(STRENGTHS, 0.0), "border": "black", **values})
 
 
-OTTO2022 = config(horizontal_flip=0.5, vertical_flip=0.5, rotation=20)
 GEOMETRY = config(horizontal_flip=0.5, vertical_flip=0.5, rotation=45, quarter_turn=0.75, zoom=0.3, shift=0.2)
 EVERYTHING = config(**dict.fromkeys(STRENGTHS, 0.2))
 
@@ -52,19 +51,6 @@ def augment(pixels: Tensor, config: AugmentationConfig, *, seed: int = 0, epoch:
 
 
 @pytest.mark.parametrize("size", [33, 48])
-def test_flips_and_rotation_in_one_resampling_equal_torchvision_one_after_the_other(size: int) -> None:
-    pixels, values = smooth_images(16, size), sampled_values(OTTO2022, 16, seed=3, epoch=1)
-    augmented = augment(pixels, OTTO2022, seed=3, epoch=1)
-    for index in range(16):
-        image = pixels[index].permute(2, 0, 1).float()
-        flip_x, flip_y = values["horizontal_flip"][index] < 0
-        image = functional.horizontal_flip(image) if flip_x else image
-        image = functional.vertical_flip(image) if flip_y else image
-        expected = functional.rotate(image, float(values["rotation"][index]), interpolation=InterpolationMode.BILINEAR)
-        assert torch.allclose(augmented[index], expected, atol=0.05), index
-
-
-@pytest.mark.parametrize("size", [33, 48])
 def test_all_geometry_in_one_resampling_equals_torchvisions_affine_transform(size: int) -> None:
     pixels, values = smooth_images(16, size), sampled_values(GEOMETRY, 16)
     augmented = augment(pixels, GEOMETRY)
@@ -82,14 +68,6 @@ def test_all_geometry_in_one_resampling_equals_torchvisions_affine_transform(siz
             interpolation=InterpolationMode.BILINEAR,
         )
         assert torch.allclose(augmented[index], expected, atol=0.1), index
-
-
-def test_quarter_turns_move_pixels_exactly() -> None:
-    turning = config(quarter_turn=0.75)
-    pixels, turns = smooth_images(16), sampled_values(turning, 16)["quarter_turn"]
-    assert set(turns.tolist()) == {0, 1, 2, 3}
-    for image, before, turn in zip(augment(pixels, turning), pixels, turns.tolist(), strict=True):
-        assert torch.allclose(image, torch.rot90(before.permute(2, 0, 1), turn, dims=(1, 2)).float(), atol=0.01)
 
 
 @pytest.mark.parametrize(("border", "mode"), [("black", "constant"), ("mirror", "symmetric")])
@@ -153,11 +131,6 @@ def test_colors_and_blur_equal_a_reference_per_image(
         assert torch.allclose(image, expected, atol=tolerance)
 
 
-def test_gray_stays_gray_under_hue_and_saturation() -> None:
-    gray = torch.full((8, 16, 16, 3), 120, dtype=torch.uint8)
-    assert torch.allclose(augment(gray, config(hue=0.5, saturation=0.9)), torch.tensor(120.0), atol=0.5)
-
-
 @pytest.mark.parametrize(
     ("key", "column", "low", "high"),
     [
@@ -203,12 +176,6 @@ def test_parameters_are_a_function_of_seed_and_epoch() -> None:
     assert torch.equal(augment(pixels, EVERYTHING, seed=1, epoch=2), first)
     assert not torch.allclose(augment(pixels, EVERYTHING, seed=1, epoch=3), first, atol=1)
     assert not torch.allclose(augment(pixels, EVERYTHING, seed=2, epoch=2), first, atol=1)
-
-
-def test_sampling_leaves_the_global_generator_alone() -> None:
-    state = torch.get_rng_state()
-    Augmentation(EVERYTHING, seed=0).sample(4, 0, "cpu")
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_image_is_augmented_alike_in_every_batch() -> None:

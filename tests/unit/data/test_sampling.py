@@ -9,7 +9,6 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from breakhis_pl.data.sampling import EpochSampler, class_weights, distribute_batches
 from breakhis_pl.errors import ConfigurationError
-from breakhis_pl.randomness import derived_seed
 
 TARGETS = [0] * 10 + [1] * 3 + [2] * 8
 Balance = Literal["none", "downsample", "sampler", "loss"]
@@ -26,12 +25,6 @@ def test_the_order_is_a_function_of_seed_and_epoch(balance: Balance) -> None:
 
     assert len(set(orders)) == 4
     assert orders == [tuple(make_sampler(balance, epoch=epoch, seed=seed)) for epoch in (0, 1) for seed in (0, 1)]
-
-
-def test_the_shuffle_is_a_permutation_seeded_by_its_purpose() -> None:
-    generator = torch.Generator().manual_seed(derived_seed(3, "shuffle", 5))
-
-    assert list(make_sampler(epoch=5, seed=3)) == torch.randperm(len(TARGETS), generator=generator).tolist()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from breakhis_pl.data.breakhis import SUBTYPES, official_patients, parse_file_name
@@ -20,14 +19,6 @@ def test_an_image_is_a_function_of_name_width_and_seed() -> None:
     assert np.array_equal(image, generate_image(name, width=70, seed=0))
     assert not np.array_equal(image, generate_image(name, width=70, seed=1))
     assert not np.array_equal(image, generate_image(parse_file_name(NAMES["A"]), width=70, seed=0))
-
-
-@pytest.mark.parametrize("code", SUBTYPES)
-def test_every_tumor_type_looks_like_stained_tissue(code: str) -> None:
-    image = generate_image(parse_file_name(NAMES[code]), width=140, seed=0).reshape(-1, 3).astype(float)
-    red, green, blue = image.mean(axis=0)
-    assert green < min(red, blue)  # both stains absorb green most
-    assert image.std() > 20
 
 
 def test_the_magnification_scales_the_tissue() -> None:
@@ -67,11 +58,3 @@ def test_the_classes_differ_in_a_simple_statistic() -> None:
     benign, malignant = (np.array(darkness[name]) for name in ("benign", "malignant"))
     spread = np.sqrt((benign.var() + malignant.var()) / 2)
     assert abs(malignant.mean() - benign.mean()) > 0.5 * spread
-
-
-def test_no_patient_has_more_images_than_are_published(tmp_path: Path) -> None:
-    folder = synthetic_folder(
-        tmp_path, magnifications=(200,), images_per_patient=12, width=32, seed=0, progress_bar=False
-    )
-    names = [parse_file_name(path.name).patient for path in folder.rglob("*.png")]
-    assert all(names.count(each) == min(12, facts.n_images[200]) for each, facts in official_patients().items())

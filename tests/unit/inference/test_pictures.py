@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from breakhis_pl.errors import DataError
-from breakhis_pl.inference.pictures import SUFFIXES, read_picture
+from breakhis_pl.inference.pictures import read_picture
 
 HEIGHT, WIDTH = 20, 30
 RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -243,11 +243,3 @@ def test_pictures_with_too_many_pixels_are_refused_before_they_are_decoded(
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
     with pytest.raises(DataError, match="30x20"):
         read_picture(tmp_path / "a.png")
-
-
-def test_suffixes_of_pillow_for_the_formats_are_searched_for() -> None:
-    Image.init()
-    known = {
-        suffix for suffix, name in Image.EXTENSION.items() if name in ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
-    }
-    assert known <= SUFFIXES

@@ -83,10 +83,3 @@ def simulate_fold_2(rng: np.random.Generator, *, recall: Sequence[float], correl
     spread = 1 / correlation - 1
     is_correct = rng.random(len(target)) < rng.beta(mean * spread, (1 - mean) * spread)[case]
     return table(names, target, np.where(is_correct == (target == 1), 0.9, 0.1))
-
-
-def value_of(metrics: dict[str, Any], name: str) -> Any:
-    """Return the value of a metric in metrics.json, or those of the classes."""
-    if name in metrics:
-        return metrics[name]["value"]
-    return [of_class[name]["value"] for of_class in metrics["per_class"].values()]

@@ -109,15 +109,6 @@ def test_a_single_case_and_a_class_of_a_single_case_have_no_interval() -> None:
     assert {limits for found in of_one_case.values() for limits in found} == {None}
 
 
-def test_a_value_that_is_not_defined_has_no_interval() -> None:
-    found = intervals(table([0, 1, 2], [1, 1, 1], [0.4, 0.7, 0.8]))
-
-    for name in ("auroc", "average_precision", "balanced_accuracy", "specificity", "macro_f1"):
-        assert found[name] == [None], name
-    assert found["recall"][0] is None
-    assert found["sensitivity"][0] is not None
-
-
 def test_the_calibration_error_of_a_calibrated_network_may_be_zero_by_its_interval() -> None:
     rng = np.random.default_rng(0)
     tables = [table(np.arange(600) // 10, rng.random(600) < each, each) for each in rng.random((20, 600))]

@@ -85,7 +85,6 @@ FORMS: dict[str, Callable[[State], Any]] = {
     "this project's": lambda body: {
         "state_dict": add_prefix("network.backbone.", body) | {"network.head.0.weight": torch.zeros(256, 512)}
     },
-    "nested twice": lambda body: {"model": {"state_dict": add_prefix("encoder.", body)}},
     "before torch 0.4.1": lambda body: {name: value for name, value in body.items() if "num_batches" not in name},
 }
 
@@ -96,11 +95,8 @@ def test_weights_are_loaded_in_every_form(form: str, resnet18: nn.Module, body: 
     check_loaded(resnet18, tmp_path / "weights.pth", body)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_in_half_precision_are_converted(
-    dtype: torch.dtype, resnet18: nn.Module, body: State, tmp_path: Path
-) -> None:
-    half = {name: value.to(dtype) if value.is_floating_point() else value for name, value in body.items()}
+def test_weights_in_half_precision_are_converted(resnet18: nn.Module, body: State, tmp_path: Path) -> None:
+    half = {name: value.bfloat16() if value.is_floating_point() else value for name, value in body.items()}
     torch.save(half, tmp_path / "weights.pth")
     check_loaded(resnet18, tmp_path / "weights.pth", half)
     assert resnet18.conv1.weight.dtype == torch.float32
@@ -155,6 +151,8 @@ def test_code_in_a_file_is_refused_and_does_not_run(
         ("module.pth", nn.Linear(2, 2), "Linear"),
         ("numbers.pth", {"epoch": 3}, r"numbers\.pth"),
         ("list.pth", [torch.ones(2)], r"list\.pth"),
+        ("nowhere.pth", None, r"nowhere\.pth"),
+        (".", None, ""),
     ],
 )
 def test_files_without_weights_are_refused_by_name(
@@ -162,16 +160,10 @@ def test_files_without_weights_are_refused_by_name(
 ) -> None:
     if isinstance(content, bytes):
         (tmp_path / name).write_bytes(content)
-    else:
+    elif content is not None:
         torch.save(content, tmp_path / name)
-    with pytest.raises(WeightsError, match=named):
+    with pytest.raises(WeightsError, match=named or tmp_path.name):
         load_weights(resnet18, tmp_path / name)
-
-
-def test_a_missing_file_and_a_folder_are_refused(resnet18: nn.Module, tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.pth", tmp_path):
-        with pytest.raises(WeightsError, match=path.name):
-            load_weights(resnet18, path)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +171,7 @@ def test_a_missing_file_and_a_folder_are_refused(resnet18: nn.Module, tmp_path: 
     [
         (lambda _: make_resnet(layers=(2, 3, 2, 2)).state_dict(), r"layer2\.2"),
         (lambda _: make_resnet(layers=(2, 2, 1, 2)).state_dict(), r"layer3\.1"),
-        (
-            lambda body: add_prefix("module.", body) | {"module.conv1.weight": torch.zeros(64, 1, 7, 7)},
-            r"conv1\.weight",
-        ),
+        (lambda body: add_prefix("module.", body | {"conv1.weight": torch.zeros(64, 1, 7, 7)}), r"conv1\.weight"),
         (lambda body: {**body, "conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)}, r"conv1\.weight"),
         (lambda body: {**body, "bn1.bias": torch.full((64,), torch.nan)}, r"bn1\.bias"),
         (lambda _: {"features.weight": torch.zeros(2)}, r"conv1\.weight"),

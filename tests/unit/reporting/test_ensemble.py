@@ -14,7 +14,7 @@ from breakhis_pl.errors import BreakHisError, PredictionsError, RunFolderError
 from breakhis_pl.metrics.evaluation import evaluate_table
 from breakhis_pl.metrics.predictions import Predictions, read_predictions, table_checksum
 from breakhis_pl.reporting.comparison import write_comparison
-from breakhis_pl.reporting.ensemble import average, write_ensemble
+from breakhis_pl.reporting.ensemble import write_ensemble
 from tests.unit.reporting.conftest import make_table, read_metrics, with_decisions, write_run, write_table
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -119,11 +119,3 @@ def test_a_folder_with_other_files_is_not_overwritten(runs: list[Path]) -> None:
     with pytest.raises(RunFolderError, match="out"):
         write_ensemble(runs[0], runs)
     assert set(runs[0].rglob("*")) == files
-
-
-def test_tables_of_three_classes_are_averaged() -> None:
-    tables = [
-        replace(table, classes=("a", "b", "c"), probabilities=np.column_stack([table.probabilities, np.zeros(40)]))
-        for table in (make_table(), OTHER)
-    ]
-    np.testing.assert_allclose(average(tables).probabilities, (tables[0].probabilities + tables[1].probabilities) / 2)

@@ -98,11 +98,3 @@ def test_a_confusion_matrix_shows_counts_and_fractions_of_the_true_class() -> No
     assert {"119", "49", "25", "404", "70.8%", "29.2%", "5.8%", "94.2%"} <= texts
     (image,) = figure.axes[0].images
     np.testing.assert_allclose(np.asarray(image.get_array()), [[119 / 168, 49 / 168], [25 / 429, 404 / 429]])
-
-
-def test_lines_have_the_values_of_the_history() -> None:
-    loss, accuracy = FIGURES["curves"]().axes
-    assert [list(line.get_ydata()) for line in loss.lines[:3]] == [
-        WITH_VAL[f"{subset}_loss"].tolist() for subset in ("train", "val", "test")
-    ]
-    np.testing.assert_allclose(accuracy.lines[2].get_ydata(), 100 * HISTORY["test_accuracy"])

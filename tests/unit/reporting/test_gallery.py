@@ -75,10 +75,6 @@ def test_a_gallery_is_read_as_it_was_written(tmp_path: Path, has_heat: bool) -> 
         assert entry.target in entry.caption.lower()
 
 
-def test_a_result_without_a_gallery_has_no_pictures(tmp_path: Path) -> None:
-    assert read_gallery(tmp_path) == []
-
-
 def test_pictures_keep_the_aspect_of_the_image_and_stay_small(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
     save_picture(tmp_path / "a.jpg", image, None, aspect=700 / 460)

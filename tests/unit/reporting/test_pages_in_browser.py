@@ -98,13 +98,6 @@ def test_pages_fit_the_screen_and_show_every_cell(open_page: OpenPage, name: str
     assert (min(background) > 200) is (scheme == "light")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_image_is_decoded(open_page: OpenPage, name: str) -> None:
-    images = open_page(name, width=1280).evaluate("[...document.images].map(i => [i.naturalWidth, i.clientWidth])")
-    assert len(images) == {"report": 6 + 24, "comparison": 2}[name]
-    assert min(min(sizes) for sizes in images) > 100
-
-
 @pytest.mark.parametrize("width", [400, pytest.param(1280, marks=pytest.mark.slow)])
 def test_a_click_enlarges_an_image_and_a_second_one_closes_it(open_page: OpenPage, width: int) -> None:
     page = open_page("report", width=width, javascript=False)

@@ -49,15 +49,6 @@ def test_keys_that_change_no_network_separate_no_configuration(tmp_path: Path, k
     assert group.seeds == (0, 1)
 
 
-def test_mean_and_deviation_over_folds_are_those_of_numpy(tmp_path: Path) -> None:
-    runs = read_runs(tmp_path, *(f"data.fold={fold}" for fold in (1, 2, 4)))
-    (group,) = repeats(runs)
-    assert group.folds == (1, 2, 4)
-    for metric in ("accuracy", "auroc", "f1_benign"):
-        values = [value(run, metric) for run in runs]
-        assert group.over_folds(metric) == pytest.approx((np.mean(values), np.std(values, ddof=1), 3))
-
-
 def test_a_fold_with_two_seeds_counts_once(tmp_path: Path) -> None:
     runs = read_runs(tmp_path, "data.fold=1", "data.fold=2 seed=0", "data.fold=2 seed=1")
     (group,) = repeats(runs)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from breakhis_pl.errors import RunFolderError
-from breakhis_pl.metrics.predictions import Predictions, read_predictions, write_predictions
+from breakhis_pl.metrics.predictions import read_predictions, write_predictions
 from breakhis_pl.reporting.run_report import SUBTYPE_FILES, write_report, write_results
 from breakhis_pl.reporting.runs import read_run
 from tests.unit.reporting.conftest import (
@@ -14,7 +14,6 @@ from tests.unit.reporting.conftest import (
     ParsedPage,
     add_calibration,
     add_gallery,
-    constant_table,
     make_table,
     read_metrics,
     subtype_table,
@@ -152,19 +151,6 @@ def test_runs_on_other_images_are_not_compared_with_published_results(tmp_path: 
     assert not read_run(write_run(tmp_path / "run", make_table(), override)).is_on_otto2022_split
     assert not read_run(write_run(tmp_path / "drawn", make_table(), data={"synthetic": True})).is_on_otto2022_split
     assert read_run(write_run(tmp_path / "same", make_table())).is_on_otto2022_split
-
-
-@pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize(
-    "table", [make_table().take(np.arange(1)), make_table().take(np.arange(5)), constant_table()], ids=["1", "5", "40"]
-)
-def test_degenerate_results_have_a_page(tmp_path: Path, table: Predictions) -> None:
-    path, checks = write_report(write_run(tmp_path / "run", table, history=HISTORY[:1]))
-    page = ParsedPage(path)
-    assert page.unclosed == []
-    codes = {check.code for check in checks}
-    assert codes
-    assert all(code in page.text for code in codes)
 
 
 def test_a_run_without_a_result_is_refused(tmp_path: Path) -> None:
