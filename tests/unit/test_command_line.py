@@ -12,15 +12,16 @@ from breakhis_pl.run_folder import RunFolder
 from tests.configs import compose_all
 from tests.programs import TINY
 
+Patch = pytest.MonkeyPatch
+Variables = dict[str, str]
+
 
 def hydra_config(*overrides: str) -> DictConfig:
     return compose_all("train", *TINY, *overrides)
 
 
 @pytest.mark.parametrize("variables", [{"LOCAL_RANK": "1"}, {"RANK": "2", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "1"}])
-def test_a_further_process_takes_the_folder_of_the_first_one(
-    variables: dict[str, str], finished_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_further_process_takes_the_first_folder(variables: Variables, finished_run: Path, monkeypatch: Patch) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     config = hydra_config("trainer.strategy=ddp", "trainer.devices=2", f"hydra.run.dir={finished_run}")
@@ -30,24 +31,17 @@ def test_a_further_process_takes_the_folder_of_the_first_one(
     assert resumed.hydra.run.dir == str(finished_run)
 
 
-def test_the_first_process_does_not_take_a_folder_that_holds_a_run(finished_run: Path) -> None:
+@pytest.mark.parametrize("variables", [{}, {"SLURM_PROCID": "1"}])  # srun alone makes no distributed run
+def test_a_first_process_takes_no_folder_of_a_run(variables: Variables, finished_run: Path, monkeypatch: Patch) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert RunFolder(finished_run).run_json.exists()
     with pytest.raises(SystemExit):
         RunCallback().on_run_start(hydra_config(f"hydra.run.dir={finished_run}"), config_name="train")
 
 
-def test_a_task_of_srun_that_is_no_part_of_a_distributed_run_is_checked(
-    finished_run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    with pytest.raises(SystemExit):
-        RunCallback().on_run_start(hydra_config(f"hydra.run.dir={finished_run}"), config_name="train")
-
-
 @pytest.mark.parametrize("variables", [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"}])
-def test_torchrun_needs_a_folder_that_all_processes_know(
-    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torchrun_needs_a_folder_known_to_all(variables: Variables, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, value in {"TORCHELASTIC_RUN_ID": "none", **variables}.items():
         monkeypatch.setenv(name, value)
@@ -74,7 +68,7 @@ def test_an_override_that_cannot_be_parsed_is_shown_without_its_password() -> No
 
 
 @pytest.mark.extra("optuna")
-def test_an_interrupted_study_names_its_way_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_study_names_its_way_to_resume(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(RunCallback, "resume_hint", "")
     config = compose_all("tune", *TINY, f"study={tmp_path}", "data.val_fraction=0.2")
     RunCallback().on_run_start(config, config_name="tune")

@@ -18,6 +18,7 @@ from breakhis_pl.data.augmentation import STAIN_VECTORS, Augmentation, list_tran
 from breakhis_pl.randomness import derived_seed
 
 MEAN, STD = torch.tensor([0.8, 0.6, 0.7]), torch.tensor([0.1, 0.15, 0.12])
+Reference = Callable[[Tensor, Tensor], Tensor]
 STRENGTHS = [name for name in AugmentationConfig.model_fields if name != "border"]
 
 
@@ -92,10 +93,6 @@ def stain_reference(image: Tensor, values: Tensor) -> Tensor:
     return torch.from_numpy(changed.clip(max=255)).float().T.reshape(image.shape)
 
 
-def blur_reference(image: Tensor, sigma: Tensor) -> Tensor:
-    return functional.gaussian_blur(image, [11, 11], [float(sigma)] * 2)  # radius 5 for blur=1.5
-
-
 def color_reference(image: Tensor, values: Tensor) -> Tensor:
     brightness, contrast, saturation, turns = values.tolist()
     image = functional.adjust_brightness(image / 255, brightness)
@@ -113,7 +110,12 @@ def color_reference(image: Tensor, values: Tensor) -> Tensor:
     ("strengths", "key", "reference", "tolerance"),
     [
         ({"stain": 0.2, "stain_shift": 0.05}, "stain", stain_reference, 0.02),
-        ({"blur": 1.5}, "blur", blur_reference, 0.01),
+        (
+            {"blur": 1.5},
+            "blur",
+            lambda image, sigma: functional.gaussian_blur(image, [11, 11], [float(sigma)] * 2),
+            0.01,
+        ),
         ({"brightness": 0.3}, "brightness", color_reference, 0.05),
         ({"contrast": 0.3}, "brightness", color_reference, 0.05),
         ({"saturation": 0.3}, "brightness", color_reference, 0.05),
@@ -122,9 +124,7 @@ def color_reference(image: Tensor, values: Tensor) -> Tensor:
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
-def test_colors_and_blur_equal_a_reference_per_image(
-    strengths: dict[str, float], key: str, reference: Callable[[Tensor, Tensor], Tensor], tolerance: float
-) -> None:
+def test_colors_and_blur_equal_a_reference(strengths: Any, key: str, reference: Reference, tolerance: float) -> None:
     pixels, values = smooth_images(6, 33), sampled_values(config(**strengths), 6)[key]
     for image, before, own in zip(augment(pixels, config(**strengths)), pixels, values, strict=True):
         expected = reference(before.permute(2, 0, 1).float(), own)
@@ -132,25 +132,19 @@ def test_colors_and_blur_equal_a_reference_per_image(
 
 
 @pytest.mark.parametrize(
-    ("key", "column", "low", "high"),
+    ("key", "limits"),
     [
-        ("rotation", None, -45, 45),
-        ("shift", 0, -0.2, 0.2),
-        ("shift", 1, -0.2, 0.2),
-        ("stain", (0, 2), 0.8, 1.2),
-        ("stain", (1, 0), -0.2, 0.2),
-        ("blur", None, 0, 0.2),
-        ("brightness", 0, 0.8, 1.2),
-        ("brightness", 1, 0.8, 1.2),
-        ("brightness", 2, 0.8, 1.2),
-        ("brightness", 3, -0.2, 0.2),
+        ("rotation", [(-45, 45)]),
+        ("shift", [(-0.2, 0.2)] * 2),
+        ("stain", [(0.8, 1.2)] * 3 + [(-0.2, 0.2)] * 3),
+        ("blur", [(0, 0.2)]),
+        ("brightness", [(0.8, 1.2)] * 3 + [(-0.2, 0.2)]),
     ],
 )
-def test_values_are_uniform_between_their_limits(key: str, column: Any, low: float, high: float) -> None:
-    both = EVERYTHING.model_copy(update={"rotation": 45.0})
-    values = sampled_values(both, 5_000)[key]
-    values = values if column is None else values[(slice(None), *np.atleast_1d(column))]
-    assert stats.kstest(values.numpy(), stats.uniform(low, high - low).cdf).pvalue > 0.01
+def test_values_are_uniform_between_their_limits(key: str, limits: list[tuple[float, float]]) -> None:
+    values = sampled_values(EVERYTHING.model_copy(update={"rotation": 45.0}), 5_000)[key].reshape(5_000, -1)
+    for column, (low, high) in zip(values.numpy().T, limits, strict=True):
+        assert stats.kstest(column, stats.uniform(low, high - low).cdf).pvalue > 0.01
 
 
 def test_zoom_is_uniform_in_its_logarithm_and_flips_and_turns_have_their_probabilities() -> None:
@@ -161,12 +155,6 @@ def test_zoom_is_uniform_in_its_logarithm_and_flips_and_turns_have_their_probabi
         assert stats.binomtest(n_flips, 8_000, probability).pvalue > 0.01
     counts = torch.bincount(values["quarter_turn"], minlength=4).tolist()
     assert stats.chisquare(counts, [3200, 1600, 1600, 1600]).pvalue > 0.01
-
-
-def test_values_of_different_transforms_are_uncorrelated() -> None:
-    values = [value.float().reshape(5_000, -1) for value in sampled_values(EVERYTHING, 5_000).values()]
-    correlations = np.corrcoef(torch.cat(values, dim=1).numpy(), rowvar=False)
-    assert np.abs(correlations - np.eye(len(correlations))).max() < 0.06  # 4 standard errors
 
 
 def test_parameters_are_a_function_of_seed_and_epoch() -> None:
@@ -190,7 +178,6 @@ def test_an_image_is_augmented_alike_in_every_batch() -> None:
 @pytest.mark.parametrize("key", STRENGTHS)
 def test_every_key_alone_changes_the_images(key: str) -> None:
     pixels = smooth_images(8)
-    assert not Augmentation(config(**{key: 0.5}), seed=0).is_identity
     changed = augment(pixels, config(**{key: 0.5}))
     assert not torch.allclose(changed, pixels.permute(0, 3, 1, 2).float(), atol=0.1)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,14 +30,8 @@ def make_data(write_images: Callable[..., Path], tmp_path: Path) -> MakeData:
     def make(*overrides: str, seed: int = 0, **arguments: object) -> BreakHisDataModule:
         keys = (f"data.root={root}", "data.require_complete=false", f"data.cache_dir={tmp_path / 'cache'}")
         config = train_config(*keys, "data.image_size=32", "data.batch_size=5", *overrides)
-        data = BreakHisDataModule(
-            config.data,
-            config.augmentation,
-            seed=seed,
-            task=config.task,
-            progress_bar=False,
-            **arguments,  # type: ignore[arg-type]
-        )
+        options: Any = {"seed": seed, "task": config.task, "progress_bar": False, **arguments}
+        data = BreakHisDataModule(config.data, config.augmentation, **options)
         data.prepare_data()
         data.setup()
         return data
@@ -59,7 +54,6 @@ def train_indices(data: BreakHisDataModule, **trainer: int) -> list[int]:
 def test_train_images_have_mean_0_and_standard_deviation_1(make_data: MakeData) -> None:
     data = make_data()
     images = torch.cat([data.batch(batch).images for batch in data.eval_batches(Subset.TRAIN, device=CPU)])
-
     assert images.shape == (54, 3, 32, 32)
     assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-5
     assert (images.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-5
@@ -69,9 +63,7 @@ def test_train_images_have_mean_0_and_standard_deviation_1(make_data: MakeData) 
 def test_a_batch_has_the_normalized_pixels_and_the_targets_of_its_indices(make_data: MakeData, task: str) -> None:
     data = make_data(f"task={task}")
     indices = torch.tensor([70, 3, 3])
-
     batch = data.batch(indices)
-
     pixels = data.cache.pixels[indices].permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
     torch.testing.assert_close(batch.images, ((pixels - mean) / std).float(), rtol=1e-5, atol=1e-5)
@@ -82,7 +74,6 @@ def test_a_batch_has_the_normalized_pixels_and_the_targets_of_its_indices(make_d
 def test_augmentation_depends_on_seed_epoch_and_image_and_not_on_the_batch(make_data: MakeData) -> None:
     data, other_seed = make_data(), make_data(seed=1)
     indices = torch.tensor([4, 9])
-
     images = data.batch(indices, epoch=2).images
     assert torch.equal(data.batch(torch.tensor([1, 9, 4]), epoch=2).images[[2, 1]], images)
     for other in (data.batch(indices), data.batch(indices, epoch=3), other_seed.batch(indices, epoch=2)):
@@ -106,7 +97,6 @@ def test_lightnings_hooks_make_augmented_batches_in_training_only(make_data: Mak
 def test_loaders_yield_the_split_and_train_images_in_a_new_order_in_every_epoch(make_data: MakeData) -> None:
     data = make_data("data.val_fraction=0.2", evaluate_on=(Subset.TEST, Subset.VAL))
     orders = [train_indices(data, epoch=epoch) for epoch in (0, 1, 0)]
-
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == list(data.split.indices(Subset.TRAIN))
     assert data.evaluated_subsets == (Subset.TEST, Subset.VAL)
@@ -123,7 +113,6 @@ def test_ranks_share_train_and_test_images(make_data: MakeData) -> None:
     for rank in range(4):
         train.append(train_indices(data, rank=rank, world_size=4))
         test.append(torch.cat(list(data.val_dataloader()[0])).tolist())
-
     assert {len(share) for share in train} == {14}
     assert set(chain(*train)) == set(data.split.indices(Subset.TRAIN))
     assert sorted(chain(*test)) == list(data.split.indices(Subset.TEST))
@@ -133,7 +122,6 @@ def test_a_second_setup_reads_nothing(make_data: MakeData, tmp_path: Path) -> No
     data = make_data()
     cache = data.cache
     shutil.rmtree(tmp_path / "images")
-
     data.setup("fit")
     assert data.cache is cache
 
@@ -143,7 +131,6 @@ def test_overfitting_uses_the_images_of_the_first_batches_in_every_epoch(make_da
     first = train_indices(make_data(f"data.balance={balance}"))[:10]
     data = make_data(f"data.balance={balance}", overfit_batches=2)
     orders = [train_indices(data, epoch=epoch) for epoch in range(3)]
-
     assert [sorted(order) for order in orders] == [sorted(first)] * 3
     assert orders[1] != orders[2]
     assert [len(train_indices(data, rank=rank, world_size=2)) for rank in (0, 1)] == [10, 10]
@@ -151,31 +138,23 @@ def test_overfitting_uses_the_images_of_the_first_batches_in_every_epoch(make_da
 
 def test_class_weights_belong_to_the_balance_loss(make_data: MakeData) -> None:
     weights = make_data("data.balance=loss").class_weights
-
     assert make_data().class_weights is None
     assert weights is not None
     assert weights[0] > 1 > weights[1]  # there are fewer benign patients
 
 
-def test_a_checkpoint_restores_mean_and_std(make_data: MakeData) -> None:
+def test_a_checkpoint_names_image_size_and_split_and_restores_mean_and_std(make_data: MakeData) -> None:
     data, other = make_data(), make_data("data.fold=3")
+    state = data.state_dict()
+    assert (state["image_size"], state["split_checksum"], state["stain"]) == (32, data.split.checksum(), None)
     saved = io.BytesIO()
-    torch.save(data.state_dict(), saved)
+    torch.save(state, saved)
     saved.seek(0)
     before = other.batch(torch.tensor([0])).images
-
     other.load_state_dict(torch.load(saved, weights_only=True))
-
     assert (other.mean, other.std) == (data.mean, data.std)
     assert torch.equal(other.batch(torch.tensor([0])).images, data.batch(torch.tensor([0])).images)
     assert not torch.equal(other.batch(torch.tensor([0])).images, before)
-
-
-def test_the_state_names_image_size_and_split(make_data: MakeData) -> None:
-    data = make_data()
-    state = data.state_dict()
-
-    assert (state["image_size"], state["split_checksum"], state["stain"]) == (32, data.split.checksum(), None)
 
 
 def test_stains_are_normalized_to_the_train_images_or_to_those_of_a_checkpoint(tmp_path: Path) -> None:
@@ -194,7 +173,6 @@ def test_stains_are_normalized_to_the_train_images_or_to_those_of_a_checkpoint(t
     assert not torch.equal(data.cache.pixels, plain.cache.pixels)
     assert make(1).stain == data.stain
     assert other.stain != data.stain
-
     other.load_state_dict(data.state_dict())
     assert other.stain == data.stain
     assert torch.equal(other.cache.pixels, data.cache.pixels)
@@ -207,7 +185,6 @@ def test_verify_compares_the_files_with_the_cache(make_data: MakeData) -> None:
     Image.new("RGB", (20, 16)).save(path)
     path.write_bytes(path.read_bytes().ljust(status.st_size, b"\0"))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
     make_data()  # same name, size and time
     with pytest.raises(DataError, match=path.name):
         make_data("data.verify=true")
@@ -223,6 +200,5 @@ def test_a_last_batch_of_one_smallest_image_is_refused(make_data: MakeData) -> N
 def test_train_images_without_contrast_are_refused(make_data: MakeData, tmp_path: Path) -> None:
     for path in (tmp_path / "images").iterdir():
         Image.new("RGB", (20, 16), "pink").save(path)
-
     with pytest.raises(DataError):
         make_data()

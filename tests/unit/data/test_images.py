@@ -16,13 +16,8 @@ RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (16, 20, 3), dtype=np.uint8)
 
 
-def test_an_8_bit_rgb_image_is_read_as_stored(tmp_path: Path) -> None:
-    Image.fromarray(PIXELS).save(tmp_path / "image.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "image.png"), PIXELS)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P"])
-def test_gray_images_and_palettes_are_converted(tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("mode", ["RGB", "1", "L", "P"])
+def test_rgb_is_read_as_stored_and_gray_images_and_palettes_are_converted(tmp_path: Path, mode: str) -> None:
     image = Image.fromarray(PIXELS).convert(mode)
     image.save(tmp_path / "image.png")
     np.testing.assert_array_equal(read_image(tmp_path / "image.png"), np.asarray(image.convert("RGB")))
@@ -81,8 +76,3 @@ def test_resized_images_differ_from_torchvision_on_pillow_by_one_level_at_most(s
     resized = resize(PIXELS, size)
     assert resized.shape == (size, size, 3)
     assert abs(resized - expected).max() <= 1
-
-
-def test_an_image_of_the_wanted_size_is_not_changed() -> None:
-    square = PIXELS[:16, :16]
-    assert resize(square, 16) is square

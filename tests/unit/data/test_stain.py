@@ -1,7 +1,6 @@
 """Stain normalization against references written from the papers by other means: numpy.linalg on whole arrays."""
 
 import json
-import math
 
 import numpy as np
 import numpy.typing as npt
@@ -67,14 +66,6 @@ def test_an_image_is_normalized_as_in_the_paper(method: str, reference: object, 
     assert (difference == 0).mean() > 0.99
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_stains_of_an_image_are_found(seed: int) -> None:
-    statistics = estimate_statistics("macenko", stained(seed, size=128))
-    assert statistics is not None
-    for found, made in zip(statistics[:, :3], (HEMATOXYLIN, EOSIN), strict=True):
-        assert math.degrees(math.acos(min(1.0, float(found @ made)))) < 6
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_images_of_different_stain_strengths_become_similar(method: str) -> None:
     pale, strong = stained(0, hematoxylin=0.8, eosin=0.6), stained(0, hematoxylin=1.7, eosin=1.2)
@@ -102,6 +93,20 @@ UNSTAINED = {
 @pytest.mark.parametrize("method", METHODS)
 def test_an_image_without_stain_is_unchanged(method: str, kind: str) -> None:
     assert np.array_equal(TARGETS[method].normalize(UNSTAINED[kind]), UNSTAINED[kind])
+
+
+def test_an_image_of_one_stain_is_unchanged_by_macenko() -> None:
+    amounts = np.random.default_rng(0).uniform(0.2, 1.5, (32, 32, 1))
+    image = np.rint(GLASS_LEVEL * np.exp(-amounts * EOSIN) - 1).clip(0, 255).astype(np.uint8)
+    assert np.array_equal(TARGETS["macenko"].normalize(image), image)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("level", [0, 1, 100])
+def test_an_image_of_one_color_stays_one(method: str, level: int) -> None:
+    normalized = TARGETS[method].normalize(np.full((16, 16, 3), level, dtype=np.uint8))
+    assert (normalized.dtype, normalized.shape) == (np.uint8, (16, 16, 3))
+    assert len(np.unique(normalized.reshape(-1, 3), axis=0)) == 1
 
 
 @pytest.mark.parametrize(("method", "columns"), [("macenko", slice(3, None)), ("reinhard", slice(None))])

@@ -21,16 +21,6 @@ def test_an_image_is_a_function_of_name_width_and_seed() -> None:
     assert not np.array_equal(image, generate_image(parse_file_name(NAMES["A"]), width=70, seed=0))
 
 
-def test_the_magnification_scales_the_tissue() -> None:
-    patient = NAMES["DC"].removesuffix("-200-001.png")
-    edges = []
-    for magnification in (40, 400):
-        name = parse_file_name(f"{patient}-{magnification}-001.png")
-        gray = generate_image(name, width=350, seed=0).mean(axis=2)
-        edges.append(np.abs(np.diff(gray, axis=1)).mean())
-    assert edges[0] > 1.3 * edges[1]
-
-
 def test_a_folder_has_all_patients_and_is_generated_once(tmp_path: Path) -> None:
     def generate() -> Path:
         return synthetic_folder(

@@ -30,11 +30,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory, synthetic_cache: Path) ->
         size = ("data=synthetic", "data.images_per_patient=1", "data.width=64", "data.image_size=32")
         config = train_config(*size, f"data.cache_dir={synthetic_cache}", "model.weights=none")
         classifier = Classifier(
-            config.model.model_dump(),
-            classes=classes,
-            parents=parents,
-            parent_classes=CLASS_NAMES,
-            image_size=32,
+            config.model.model_dump(), classes=classes, parents=parents, parent_classes=CLASS_NAMES, image_size=32
         )
         run = RunFolder(tmp_path_factory.mktemp("runs") / "run")
         run.checkpoints.mkdir(parents=True)

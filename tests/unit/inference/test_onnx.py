@@ -8,14 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from breakhis_pl.config import DeviceConfig, TrainConfig, validate
 from breakhis_pl.errors import CheckpointError
 from breakhis_pl.evaluate import load_classifier
-from breakhis_pl.inference.onnx import N_COMPARED, export, images_to_compare, main
-from breakhis_pl.inference.predictor import open_predictor
-from breakhis_pl.run_folder import RunFolder
+from breakhis_pl.inference.onnx import export, main
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "predict.md"
+Capture = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 pytestmark = pytest.mark.extra("onnx", "onnxscript", "onnxruntime")
 
 
@@ -35,9 +34,7 @@ def exported(subtype_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def test_the_documented_lines_give_the_probabilities_of_the_network(
-    subtype_run: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_documented_lines_give_the_probabilities(subtype_run: Path, exported: Path, monkeypatch: Patch) -> None:
     monkeypatch.chdir(exported)
     code = re.search(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert code is not None
@@ -63,18 +60,8 @@ def test_metadata_hold_what_a_user_of_the_file_needs(exported: Path) -> None:
     assert "diagnose" in metadata["notice"]
 
 
-def test_random_images_and_images_of_the_run_are_compared(run: Path) -> None:
-    cpu = DeviceConfig(accelerator="cpu", precision="32-true")
-    pixels = images_to_compare(
-        validate(TrainConfig, RunFolder(run).read().config), open_predictor(run, checkpoint="auto", trainer=cpu)
-    )
-    assert len(pixels) == 2 * N_COMPARED
-
-
 @pytest.mark.parametrize("difference", [1e-3, np.nan])
-def test_a_file_with_other_logits_is_not_left(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, difference: float
-) -> None:
+def test_a_file_with_other_logits_is_not_left(run: Path, tmp_path: Path, monkeypatch: Patch, difference: float) -> None:
     monkeypatch.setattr("breakhis_pl.inference.onnx.write_onnx", lambda *arguments: arguments[1].write_bytes(b"file"))
     monkeypatch.setattr("breakhis_pl.inference.onnx.compare", lambda *_: difference)
     with pytest.raises(CheckpointError, match="resnet18"):
@@ -83,7 +70,7 @@ def test_a_file_with_other_logits_is_not_left(
 
 
 def test_a_network_that_cannot_be_exported_is_named(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, monkeypatch: Patch, capsys: Capture
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("unsupported operator")

@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,41 +182,36 @@ REFUSED: dict[str, bytes] = {
 }
 
 
-@pytest.fixture
-def read(tmp_path: Path) -> Callable[[bytes], np.ndarray]:
+def read(folder: Path, content: bytes) -> np.ndarray:
     """Read a picture whose name says nothing."""
-
-    def read_bytes(content: bytes) -> np.ndarray:
-        (tmp_path / "picture").write_bytes(content)
-        return read_picture(tmp_path / "picture")
-
-    return read_bytes
+    (folder / "picture").write_bytes(content)
+    return read_picture(folder / "picture")
 
 
 @pytest.mark.parametrize("form", EQUAL)
-def test_a_form_has_the_pixels_of_its_control(form: str, read: Callable[[bytes], np.ndarray]) -> None:
+def test_a_form_has_the_pixels_of_its_control(form: str, tmp_path: Path) -> None:
     content, control = EQUAL[form]
     expected = control if control.ndim == 3 else np.dstack([control] * 3)
-    np.testing.assert_array_equal(read(content), expected)
+    np.testing.assert_array_equal(read(tmp_path, content), expected)
 
 
 @pytest.mark.parametrize("form", CLOSE)
-def test_a_compressed_form_resembles_its_control(form: str, read: Callable[[bytes], np.ndarray]) -> None:
-    assert np.abs(read(CLOSE[form]).astype(int) - RGB).mean() < 3
+def test_a_compressed_form_resembles_its_control(form: str, tmp_path: Path) -> None:
+    assert np.abs(read(tmp_path, CLOSE[form]).astype(int) - RGB).mean() < 3
 
 
 @pytest.mark.parametrize("form", REFUSED)
-def test_a_form_that_may_be_decoded_wrongly_is_refused(form: str, read: Callable[[bytes], np.ndarray]) -> None:
+def test_a_form_that_may_be_decoded_wrongly_is_refused(form: str, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        read(REFUSED[form])
+        read(tmp_path, REFUSED[form])
 
 
 @pytest.mark.parametrize("form", ["PNG of RGB", "TIFF of RGB", "BMP of RGB", "lossless WebP", "SGI of 16 bits"])
-def test_a_file_that_is_cut_short_is_refused(form: str, read: Callable[[bytes], np.ndarray]) -> None:
+def test_a_file_that_is_cut_short_is_refused(form: str, tmp_path: Path) -> None:
     content = EQUAL[form][0]
     for n in (20, len(content) // 2, len(content) - 30):
         with pytest.raises(DataError):
-            read(content[:n])
+            read(tmp_path, content[:n])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -235,9 +229,7 @@ def test_scanner_files_folders_and_missing_files_are_refused_by_name(tmp_path: P
             read_picture(path)
 
 
-def test_pictures_with_too_many_pixels_are_refused_before_they_are_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
     monkeypatch.setattr("breakhis_pl.inference.pictures.MAX_PIXELS", RGB.size // 3 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))

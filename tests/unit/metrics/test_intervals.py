@@ -56,7 +56,6 @@ def test_values_and_limits_of_a_published_table_stay(name: str, value: float, li
 def test_limits_contain_the_value_and_stay_in_the_range_of_the_metric(n_classes: int, seed: int) -> None:
     predictions = random_table(seed, n_classes=n_classes, n_cases=20)
     once = Draws(CaseTable(predictions))
-
     for name, found in intervals(predictions).items():
         values = METRICS[name].values(once).reshape(-1)
         for value, limits in zip(values, found, strict=True):
@@ -67,9 +66,7 @@ def test_limits_contain_the_value_and_stay_in_the_range_of_the_metric(n_classes:
 def test_limits_follow_from_the_seed_and_not_from_the_order_of_rows() -> None:
     predictions = random_table(0)
     shuffled = predictions.take(np.random.default_rng(0).permutation(len(predictions)))
-
     first = intervals(predictions)
-
     assert intervals(predictions) == first
     assert intervals(predictions, seed=1)["accuracy"] != first["accuracy"]
     for name, limits in intervals(shuffled).items():
@@ -79,7 +76,6 @@ def test_limits_follow_from_the_seed_and_not_from_the_order_of_rows() -> None:
 def test_perfect_predictions_have_an_interval_that_ends_at_1() -> None:
     case = np.arange(27).repeat(3)
     found = intervals(table(case, case >= 9, np.where(case >= 9, 0.9, 0.1)))
-
     for name in ("accuracy", "weighted_f1", "balanced_accuracy", "auroc", "sensitivity", "specificity", "mcc"):
         (limits,) = found[name]
         assert limits is not None
@@ -92,7 +88,6 @@ def test_perfect_predictions_have_an_interval_that_ends_at_1() -> None:
 
 def test_a_network_that_predicts_one_class_has_an_interval_of_its_accuracy_only() -> None:
     found = intervals(table(np.arange(30) // 2, np.arange(30) // 2 % 3 > 0, np.linspace(0.6, 0.9, 30)))
-
     assert [None] not in [found[name] for name in ("accuracy", "weighted_f1", "auroc", "log_loss", "brier")]
     for name in ("balanced_accuracy", "mcc", "sensitivity", "specificity", "macro_recall"):
         assert found[name] == [None], name
@@ -102,7 +97,6 @@ def test_a_network_that_predicts_one_class_has_an_interval_of_its_accuracy_only(
 def test_a_single_case_and_a_class_of_a_single_case_have_no_interval() -> None:
     of_one_case = intervals(table([0, 0, 0], [0, 1, 1], [0.4, 0.7, 0.2]))
     found = intervals(table([0, 0, 1, 2], [0, 0, 1, 1], [0.2, 0.6, 0.9, 0.4]))
-
     assert found["recall"][0] is found["specificity"][0] is found["auroc"][0] is found["balanced_accuracy"][0] is None
     assert found["recall"][1] is not None
     assert found["accuracy"][0] is not None
@@ -113,7 +107,6 @@ def test_the_calibration_error_of_a_calibrated_network_may_be_zero_by_its_interv
     rng = np.random.default_rng(0)
     tables = [table(np.arange(600) // 10, rng.random(600) < each, each) for each in rng.random((20, 600))]
     limits = [interval(rows, "ece", n_draws=200) for rows in tables]
-
     assert sum(each is not None and each[0] == 0 for each in limits) >= 15
 
 
@@ -140,14 +133,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say(correlation: float) -> N
     }
     rng = np.random.default_rng(2022)
     covered = dict.fromkeys(truth, 0)
-
     for trial in range(500):
         rows = simulate_fold_2(rng, recall=recall, correlation=correlation)
         found = intervals(rows, tuple(truth), seed=trial, n_draws=1000)
         for name, value in truth.items():
             (limits,) = found[name]
             covered[name] += limits is not None and limits[0] <= value <= limits[1]
-
     for name, count in covered.items():
         assert 0.92 <= count / 500 <= 0.98, (name, count / 500)
 
@@ -161,11 +152,9 @@ def test_intervals_of_the_auroc_cover_the_truth_as_often_as_they_say(correlation
     truth = stats.norm.cdf(2.3 / math.sqrt(2))
     rng = np.random.default_rng(2022)
     n_covered = 0
-
     for trial in range(500):
         effect = rng.normal(0, math.sqrt(correlation), 27)[case]
         score = shift + effect + rng.normal(0, math.sqrt(1 - correlation), len(case))
         limits = interval(table(names, target, 1 / (1 + np.exp(-score))), "auroc", seed=trial, n_draws=1000)
         n_covered += limits is not None and limits[0] <= truth <= limits[1]
-
     assert 0.92 <= n_covered / 500 <= 0.98, n_covered / 500

@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from breakhis_pl.errors import PredictionsError
+from breakhis_pl.metrics import paired
 from breakhis_pl.metrics.cases import CaseTable, Draws
-from breakhis_pl.metrics.paired import (
-    Difference,
-    decision_metrics,
-    holm,
-    mcnemar,
-    paired_differences,
-    pooled_differences,
-)
 from breakhis_pl.metrics.predictions import Predictions
 from breakhis_pl.metrics.registry import METRICS, shown
 from tests.unit.metrics.tables import random_table, simulate_fold_2, table
@@ -35,17 +28,15 @@ def value_of(predictions: Predictions, name: str) -> float:
     return float(METRICS[name].values(Draws(CaseTable(predictions)))[0])
 
 
-def difference(first: Predictions, second: Predictions, name: str = "accuracy", *, seed: int = 0) -> Difference:
-    return paired_differences(first, second, [METRICS[name]], seed=seed, n_draws=500)[0]
+def difference(first: Predictions, second: Predictions, name: str = "accuracy", *, seed: int = 0) -> paired.Difference:
+    return paired.paired_differences(first, second, [METRICS[name]], seed=seed, n_draws=500)[0]
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_difference_is_first_minus_second_and_changes_sign_with_their_order(seed: int, n_classes: int) -> None:
     first, second = pair(seed, n_classes=n_classes)
-
-    forth, back = (paired_differences(*each, PAIRED, n_draws=500) for each in ((first, second), (second, first)))
-
+    forth, back = (paired.paired_differences(*each, PAIRED, n_draws=500) for each in ((first, second), (second, first)))
     for metric, one, other in zip(PAIRED, forth, back, strict=True):
         assert one.value == pytest.approx(value_of(first, metric.name) - value_of(second, metric.name))
         assert one.ci95 is not None
@@ -59,16 +50,14 @@ def test_a_difference_is_first_minus_second_and_changes_sign_with_their_order(se
 
 def test_equal_predictions_have_a_difference_of_zero_without_interval_and_p_value() -> None:
     rows = random_table(0)
-
-    for found in paired_differences(rows, rows.take(np.arange(len(rows))[::-1]), PAIRED, n_draws=200):
-        assert found == Difference(found.metric, pytest.approx(0, abs=1e-12), None, None, found.n_cases)
+    for found in paired.paired_differences(rows, rows.take(np.arange(len(rows))[::-1]), PAIRED, n_draws=200):
+        assert found == paired.Difference(found.metric, pytest.approx(0, abs=1e-12), None, None, found.n_cases)
 
 
 def test_rows_are_aligned_by_the_names_of_the_images() -> None:
     first, second = pair(2)
     shuffled = second.take(np.random.default_rng(0).permutation(len(second)))
-
-    assert paired_differences(first, shuffled, PAIRED, n_draws=200) == paired_differences(
+    assert paired.paired_differences(first, shuffled, PAIRED, n_draws=200) == paired.paired_differences(
         first, second, PAIRED, n_draws=200
     )
 
@@ -76,29 +65,19 @@ def test_rows_are_aligned_by_the_names_of_the_images() -> None:
 def test_tables_of_other_images_or_another_truth_are_refused() -> None:
     first, second = pair(0)
     wrong_truth = np.where(np.arange(len(second)) == 3, 1 - second.target, second.target)
-
     with pytest.raises(PredictionsError, match=second.image[0]):
         difference(first, second.take(np.arange(1, len(second))))
     with pytest.raises(PredictionsError, match=second.image[3]):
         difference(first, replace(second, target=wrong_truth))
 
 
-def test_one_fold_pooled_equals_the_paired_differences() -> None:
-    first, second = pair(0)
-
-    pooled = pooled_differences([(first, second)], decision_metrics(), n_draws=500, seed=4)
-
-    assert pooled == paired_differences(first, second, decision_metrics(), n_draws=500, seed=4)
-    assert {metric.name for metric in decision_metrics()} == {"weighted_f1", "accuracy"}
-
-
-@pytest.mark.parametrize("n_folds", [2, 3])
+@pytest.mark.parametrize("n_folds", [1, 2, 3])
 def test_cases_that_several_folds_test_alike_count_once(n_folds: int) -> None:
     first, second = pair(1)
-
-    pooled = pooled_differences([(first, second)] * n_folds, decision_metrics(), n_draws=500)
-
-    for found, expected in zip(pooled, paired_differences(first, second, decision_metrics(), n_draws=500), strict=True):
+    pooled = paired.pooled_differences([(first, second)] * n_folds, paired.decision_metrics(), n_draws=500)
+    for found, expected in zip(
+        pooled, paired.paired_differences(first, second, paired.decision_metrics(), n_draws=500), strict=True
+    ):
         assert found.value == pytest.approx(expected.value)
         assert found.ci95 == pytest.approx(expected.ci95)
         assert found.p == pytest.approx(expected.p)
@@ -108,8 +87,7 @@ def test_cases_that_several_folds_test_alike_count_once(n_folds: int) -> None:
 def test_a_difference_that_does_not_vary_or_rests_on_one_case_has_no_interval_and_no_p_value() -> None:
     for case in ([0, 1, 2], [0, 0, 0]):
         correct, wrong = (table(case, [1, 1, 1], [probability] * 3) for probability in (0.9, 0.1))
-
-        assert difference(correct, wrong) == Difference("accuracy", 1.0, None, None, len(set(case)))
+        assert difference(correct, wrong) == paired.Difference("accuracy", 1.0, None, None, len(set(case)))
         assert difference(correct, wrong, "auroc").value is None
 
 
@@ -118,26 +96,22 @@ def test_mcnemar_is_the_binomial_test_of_the_images_that_one_network_alone_has_c
     outcomes = [(True, False)] * counts[0] + [(False, True)] * counts[1] + [(True, True)] * 20 + [(False, False)] * 7
     n, fewer = sum(counts), min(counts)
     expected = min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
-
-    assert mcnemar(*np.array(outcomes).T) == pytest.approx(expected)
+    assert paired.mcnemar(*np.array(outcomes).T) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5, 28])
 def test_holm_is_the_largest_of_the_smaller_p_values_times_the_number_of_those_not_smaller(n: int) -> None:
     p_values = np.round(np.random.default_rng(n).random(n) ** 3, 1 if n == 28 else 3)
     expected = [min(1.0, max(q * (p_values >= q).sum() for q in p_values if q <= p)) for p in p_values]
-
-    assert holm(p_values.tolist()) == pytest.approx(expected)
+    assert paired.holm(p_values.tolist()) == pytest.approx(expected)
 
 
 @pytest.mark.slow
 def test_equal_networks_differ_significantly_in_about_one_of_twenty_trials() -> None:
     rng = np.random.default_rng(7)
     n_significant = 0
-
     for trial in range(500):
         first, second = (simulate_fold_2(rng, recall=(0.8, 0.93), correlation=0.2) for _ in range(2))
         p = difference(first, second, "weighted_f1", seed=trial).p
         n_significant += p is not None and p < 0.05
-
     assert 0.02 <= n_significant / 500 <= 0.08

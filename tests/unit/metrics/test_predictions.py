@@ -38,11 +38,9 @@ def test_a_table_is_read_as_it_was_written_to_nine_digits(tmp_path: Path, n_clas
     rng = np.random.default_rng(n_classes)
     probabilities = rng.dirichlet(np.full(n_classes, 0.05), 120).astype(np.float32)
     written = replace(random_table(0, n_classes=n_classes), probabilities=probabilities.astype(np.float64))
-
     write_predictions(tmp_path / "first.csv", written)
     read = read_predictions(tmp_path / "first.csv")
     write_predictions(tmp_path / "second.csv", read)
-
     assert read.classes == written.classes
     for name in ("image", "patient", "case", "magnification", "target", "predicted"):
         assert getattr(read, name).tolist() == getattr(written, name).tolist(), name
@@ -59,13 +57,10 @@ FAULTY_ROWS = [
 
 @pytest.mark.parametrize("line", [2, 4])
 @pytest.mark.parametrize("row", FAULTY_ROWS)
-def test_a_row_of_another_length_or_sum_of_probabilities_is_refused_with_its_line(
-    tmp_path: Path, line: int, row: str
-) -> None:
+def test_a_row_of_another_length_or_sum_is_refused_with_its_line(tmp_path: Path, line: int, row: str) -> None:
     rows = list(ROWS)
     rows[line - 2] = row
     message = refusal(write(tmp_path, HEADER, *rows))
-
     assert "other.csv" in message
     assert f"line {line}" in message
 
@@ -78,7 +73,6 @@ def test_a_column_that_is_missing_twice_or_unknown_is_refused_with_its_name(tmp_
     if column in frame:
         missing = write(tmp_path, frame.drop(columns=column).to_csv(index=False))
         messages[refusal(missing)] = column.replace("_benign", "").replace("_malignant", "")
-
     for message, name in messages.items():
         for part in ("other.csv", "line 1", name):
             assert part in message
@@ -99,7 +93,6 @@ def test_a_faulty_cell_is_refused_with_file_line_and_column(tmp_path: Path, colu
     cells = ROWS[2].split(",")
     cells[HEADER.split(",").index(column)] = f'"{text}"'
     message = refusal(write(tmp_path, HEADER, *ROWS[:2], ",".join(cells)))
-
     for part in ("other.csv", "line 4", column):
         assert part in message
 
@@ -110,7 +103,6 @@ def test_a_faulty_cell_is_refused_with_file_line_and_column(tmp_path: Path, colu
 def test_a_file_without_rows_or_of_another_encoding_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.csv"
     path.write_bytes(content)
-
     assert "other.csv" in refusal(path)
     assert "missing.csv" in refusal(tmp_path / "missing.csv")
 
@@ -121,9 +113,7 @@ def test_columns_may_come_in_any_order_and_rows_from_other_programs(tmp_path: Pa
     frame = pd.DataFrame([row.split(",") for row in ROWS], columns=columns).assign(image=names, patient=names)
     text = frame[sorted(columns)].to_csv(index=False, lineterminator="\r\n") + "\r\n,,,,,,,\r\n\r\n"
     (tmp_path / "other.csv").write_bytes(text.encode("utf-8-sig"))
-
     found = read_predictions(tmp_path / "other.csv")
-
     assert found.image.tolist() == found.patient.tolist() == names
     assert found.case.tolist() == ["C1"] * 3
     assert found.magnification.tolist() == [40, 100, 200]
@@ -133,7 +123,6 @@ def test_columns_may_come_in_any_order_and_rows_from_other_programs(tmp_path: Pa
 
 def test_arrays_of_different_length_and_empty_tables_are_refused() -> None:
     rows = random_table(0)
-
     with pytest.raises(ShapeError):
         replace(rows, target=rows.target[1:])
     with pytest.raises(ShapeError):
@@ -147,6 +136,5 @@ def test_shared_images_are_the_test_images_of_cases_in_other_subsets() -> None:
         [("a", "1", "train"), ("b", "1", "test"), ("c", "2", "test"), ("d", "3", "val"), ("e", "3", "test")],
         columns=["image", "case", "subset"],
     )
-
     assert shared_case_images(split) == {"b", "e"}
     assert shared_case_images(split[split["subset"] == "test"]) == frozenset()

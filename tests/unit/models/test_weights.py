@@ -16,8 +16,8 @@ from breakhis_pl.models.weights import find_state, load_weights
 State = dict[str, Tensor]
 
 
-def make_resnet(*, width: int = 64, layers: tuple[int, ...] = (2, 2, 2, 2)) -> nn.Module:
-    network = models.ResNet(models.resnet.BasicBlock, list(layers), width_per_group=width)
+def make_resnet(*layers: int) -> nn.Module:
+    network = models.ResNet(models.resnet.BasicBlock, list(layers or (2, 2, 2, 2)))
     network.fc = nn.Identity()
     return network
 
@@ -41,6 +41,10 @@ def add_prefix(prefix: str, state: State) -> State:
     return {f"{prefix}{name}": value for name, value in state.items()}
 
 
+def zeros(state: State) -> State:
+    return {name: torch.zeros_like(value) for name, value in state.items()}
+
+
 def optimizer_state() -> dict[str, Any]:
     layer = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW([{"params": [layer.weight]}, {"params": [layer.bias], "weight_decay": 0.0}])
@@ -51,32 +55,24 @@ def optimizer_state() -> dict[str, Any]:
 
 FC = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
 TWO_LAYERS = {"fc.1.weight": torch.zeros(512, 512), "fc.3.weight": torch.zeros(128, 512)}
+EXTRAS = {"arch": "resnet18", "args": argparse.Namespace(lr=0.1), "optimizer": optimizer_state(), "m": np.float64(0.7)}
 FORMS: dict[str, Callable[[State], Any]] = {
     "plain": lambda body: body,
     "with its head": lambda body: body | FC,
     "self-supervised, with a head of two layers": lambda body: {
-        "epoch": 9,
-        "pytorch-lightning_version": "0.9.0",
+        **{"epoch": 9, "pytorch-lightning_version": "0.9.0"},
         "state_dict": add_prefix("model.resnet.", body | TWO_LAYERS),
     },
-    "timm's trainer": lambda body: {
-        "arch": "resnet18",
-        "args": argparse.Namespace(lr=0.1),
-        "optimizer": optimizer_state(),
-        "state_dict": {name: torch.zeros_like(value) for name, value in body.items()} | FC,
-        "state_dict_ema": body | FC,
-        "metric": np.float64(0.7),
-    },
+    "timm's trainer": lambda body: EXTRAS | {"state_dict": zeros(body) | FC, "state_dict_ema": body | FC},
     "DINO": lambda body: {
-        "student": add_prefix("module.backbone.", {name: torch.zeros_like(value) for name, value in body.items()}),
+        **EXTRAS,
+        "student": add_prefix("module.backbone.", zeros(body)),
         "teacher": add_prefix("backbone.", body) | {"head.mlp.0.weight": torch.zeros(4, 4)},
-        "optimizer": optimizer_state(),
-        "args": argparse.Namespace(arch="resnet18", lr=5e-4),
         "dino_loss": {"center": torch.zeros(1, 8)},
     },
     "MoCo": lambda body: {
         "state_dict": add_prefix("module.encoder_q.", body | FC)
-        | add_prefix("module.encoder_k.", {name: torch.zeros_like(value) for name, value in body.items()})
+        | add_prefix("module.encoder_k.", zeros(body))
         | {"module.queue": torch.zeros(2, 2)}
     },
     "data parallel": lambda body: add_prefix("module.", body | FC),
@@ -169,8 +165,8 @@ def test_files_without_weights_are_refused_by_name(
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda _: make_resnet(layers=(2, 3, 2, 2)).state_dict(), r"layer2\.2"),
-        (lambda _: make_resnet(layers=(2, 2, 1, 2)).state_dict(), r"layer3\.1"),
+        (lambda _: make_resnet(2, 3, 2, 2).state_dict(), r"layer2\.2"),
+        (lambda _: make_resnet(2, 2, 1, 2).state_dict(), r"layer3\.1"),
         (lambda body: add_prefix("module.", body | {"conv1.weight": torch.zeros(64, 1, 7, 7)}), r"conv1\.weight"),
         (lambda body: {**body, "conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)}, r"conv1\.weight"),
         (lambda body: {**body, "bn1.bias": torch.full((64,), torch.nan)}, r"bn1\.bias"),

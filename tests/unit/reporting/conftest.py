@@ -1,13 +1,15 @@
 """Run folders written from arrays, and pages taken apart."""
 
 import copy
+import html
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -32,14 +34,8 @@ CONFIG: dict[str, Any] = {
 }
 
 HISTORY = pd.DataFrame(
-    {
-        "epoch": [1, 2, 3],
-        "train_loss": [0.6, 0.4, 0.3],
-        "test_loss": [0.5, 0.4, 0.35],
-        "train_accuracy": [0.7, 0.8, 0.9],
-        "test_accuracy": [0.75, 0.8, 0.85],
-        "images_per_second": [2.0, 6.0, 3.0],
-    }
+    [(1, 0.6, 0.5, 0.7, 0.75, 2.0), (2, 0.4, 0.4, 0.8, 0.8, 6.0), (3, 0.3, 0.35, 0.9, 0.85, 3.0)],
+    columns=["epoch", "train_loss", "test_loss", "train_accuracy", "test_accuracy", "images_per_second"],
 )
 
 
@@ -62,12 +58,10 @@ def make_table(
     target = (patient % 2).astype(np.int64)
     logit = skill * (2 * target - 1) + rng.normal(0, 0.5, n_patients)[patient] + rng.normal(0, 1, len(patient))
     positive = np.round(1 / (1 + np.exp(-logit)), 6)
-    letters = [("B_TA", "M_DC")[index] for index in target]
     case = [f"14-{1000 + index % n_cases}" for index in patient]
-    names = [
-        f"SOB_{letter}-{name}{'ABCD'[index // n_cases]}"
-        for letter, name, index in zip(letters, case, patient, strict=True)
-    ]
+    suffixes = ["ABCD"[index // n_cases] for index in patient]
+    letters = np.array(["B_TA", "M_DC"])[target]
+    names = [f"SOB_{each}-{name}{suffix}" for each, name, suffix in zip(letters, case, suffixes, strict=True)]
     numbers = [f"{prefix}{name}-200-{number:03}.png" for number, name in enumerate(names)]
     return Predictions(
         classes=("benign", "malignant"),
@@ -98,11 +92,9 @@ def with_decisions(table: Predictions, other: Predictions) -> Predictions:
 def subtype_table() -> Predictions:
     """Draw predictions of the eight tumor types for the images of `make_table`."""
     table = make_table()
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(8), len(table))
+    drawn = np.random.default_rng(0).dirichlet(np.ones(8), len(table))
     target = np.where(table.target == 0, 3, 4)  # TA, DC
-    return replace(
-        table, classes=tuple(SUBTYPES), target=target, probabilities=probabilities, predicted=probabilities.argmax(1)
-    )
+    return replace(table, classes=tuple(SUBTYPES), target=target, probabilities=drawn, predicted=drawn.argmax(1))
 
 
 def write_run(
@@ -117,37 +109,20 @@ def write_run(
 ) -> Path:
     """Write the folder of a run; without a table, it has no result.
 
-    Args:
-        folder: Folder to create.
-        table: Its test predictions.
-        *overrides: Values of the configuration, "data.fold=3".
-        data: Facts on the images in run.json.
-        history: Rows of history.csv.
-        trained_on: Image and case of further train images.
-        with_val: Whether the split has a validation subset.
-        **record: Values of run.json.
+    `overrides` and `record` change configuration and run.json; `trained_on`: image and case of further train images.
     """
     config = OmegaConf.to_container(OmegaConf.merge(copy.deepcopy(CONFIG), OmegaConf.from_dotlist(list(overrides))))
     counts = {"train": {"benign": 20, "malignant": 40}, "test": {"benign": 20, "malignant": 20}}
     if with_val:
         counts["val"] = {"benign": 1, "malignant": 1}
-    facts = {"synthetic": False, "complete": True, "n_images": counts, **(data or {})}
+    values: dict[str, Any] = {
+        **{"status": "finished", "command": "uv run train.py", "started": "2026-01-02T03:04:05+00:00"},
+        **{"seconds": {"total": 75.5, "training": 60.0}, "model": {"n_parameters": 11_333_702}, "config": config},
+        "data": {"synthetic": False, "complete": True, "n_images": counts, **(data or {})},
+    }
     folder.mkdir(parents=True)
     run = RunFolder(folder)
-    run.write(
-        RunRecord(
-            **{
-                "status": "finished",
-                "command": "uv run train.py",
-                "started": "2026-01-02T03:04:05+00:00",
-                "seconds": {"total": 75.5, "training": 60.0},
-                "config": config,
-                "data": facts,
-                "model": {"n_parameters": 11_333_702},
-                **record,
-            }
-        )
-    )
+    run.write(RunRecord(**values | record))
     if history is not None:
         history.to_csv(run.history_csv, index=False)
     if table is not None:
@@ -181,7 +156,7 @@ def add_calibration(folder: Path) -> None:
     write_metrics(folder / "test/metrics.json", evaluate_table(folder / "test/predictions.csv", n_draws=200))
 
 
-def read_metrics(folder: Path) -> dict[str, Any]:
+def metrics_of(folder: Path) -> dict[str, Any]:
     """Read metrics.json of a run."""
     metrics: dict[str, Any] = json.loads((folder / "test/metrics.json").read_text())
     return metrics
@@ -201,59 +176,25 @@ def full_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class ParsedPage(HTMLParser):
-    """Elements, tables and text of a page; `unclosed` lists elements that are not closed in order."""
+class ParsedPage:
+    """Elements, tables and text of a page. An element that is not closed in order raises an error."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self.headings: list[str] = []
-        self.text = ""
-        self.unclosed: list[str] = []
-        self._rows: list[list[str]] = []
-        self._caption = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in ("meta", "link", "img", "br", "input"):
-            self.unclosed.append(tag)
-        match tag:
-            case "table":
-                self._rows, self._caption = [], ""
-            case "tr":
-                self._rows.append([])
-            case "th" | "td":
-                self._rows[-1].append("")
-            case "h1" | "h2" | "h3":
-                self.headings.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.unclosed[-1] == tag:
-            self.unclosed.pop()
-        if tag == "table":
-            self.tables[self._caption.strip()] = self._rows
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-        if "caption" in self.unclosed:
-            self._caption += data
-        elif {"th", "td"} & set(self.unclosed):
-            self._rows[-1][-1] += data.strip()
-        elif {"h1", "h2", "h3"} & set(self.unclosed):
-            self.headings[-1] += data
+        text = re.sub(r"(<(?:meta|link|img|br|input)\b[^>]*)>", r"\1/>", path.read_text(encoding="utf-8"))
+        text = re.sub(r"&(?:middot|nbsp|ndash);", lambda entity: html.unescape(entity[0]), text)  # unknown to XML
+        root = ElementTree.fromstring(text)  # noqa: S314 - our own page
+        self.text = "".join(root.itertext())
+        self.elements = [(each.tag, each.attrib) for each in root.iter()]
+        self.tags = Counter(tag for tag, _ in self.elements)
+        self.sections = {attributes["id"] for tag, attributes in self.elements if tag == "section"}
+        self.headings = {"".join(each.itertext()) for tag in ("h1", "h2", "h3") for each in root.iter(tag)}
+        self.tables = {
+            "".join(table[0].itertext()).strip(): [
+                ["".join(map(str.strip, cell.itertext())) for cell in row] for row in table.iter("tr")
+            ]
+            for table in root.iter("table")
+        }
 
     def attributes(self, name: str) -> list[str]:
         """Return all values of an attribute."""
         return [attributes[name] for _, attributes in self.elements if name in attributes]
-
-    @property
-    def tags(self) -> Counter[str]:
-        """Number of elements by tag."""
-        return Counter(tag for tag, _ in self.elements)
-
-    @property
-    def sections(self) -> set[str]:
-        """Ids of the sections."""
-        return {attributes["id"] for tag, attributes in self.elements if tag == "section"}

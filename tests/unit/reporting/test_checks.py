@@ -85,12 +85,9 @@ def test_codes_are_reported_once_and_in_order(tmp_path: Path) -> None:
     assert found == ["C03", "C04", "C07", "C09", "C12"]
 
 
-def test_every_code_has_an_anchor_in_the_documentation() -> None:
+def test_every_code_has_an_anchor_in_the_documentation_and_the_link_leads_there(tmp_path: Path) -> None:
     text = DOCUMENTATION.read_text(encoding="utf-8")
     assert sorted(re.findall(r'<a id="(\w+)"></a>', text)) == [code.lower() for code in sorted(FAULTS)]
     assert set(FAULTS) == set(re.findall(r'"(C\d+)"', Path(checks.__file__).read_text(encoding="utf-8")))
-
-
-def test_the_link_to_the_documentation_leads_there(tmp_path: Path) -> None:
     link = documentation_link(tmp_path / "run")
     assert (tmp_path / "run" / link).resolve() == DOCUMENTATION

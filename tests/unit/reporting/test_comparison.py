@@ -13,14 +13,7 @@ from breakhis_pl.metrics.registry import METRICS
 from breakhis_pl.reporting.comparison import compare_configurations, compare_runs, write_comparison
 from breakhis_pl.reporting.repeats import repeats
 from breakhis_pl.reporting.runs import Run, read_run
-from tests.unit.reporting.conftest import (
-    ParsedPage,
-    constant_table,
-    make_table,
-    read_metrics,
-    with_decisions,
-    write_run,
-)
+from tests.unit.reporting.conftest import ParsedPage, constant_table, make_table, metrics_of, with_decisions, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -54,7 +47,7 @@ def test_comparison_csv_has_all_digits_of_every_run(tmp_path: Path) -> None:
     assert list(table.index) == ["run0", "run1", "run2"]
     assert table.columns.is_unique
     for run in runs:
-        row, metrics = table.loc[run.name], read_metrics(run)
+        row, metrics = table.loc[run.name], metrics_of(run)
         for name, metric in METRICS.items():
             of_classes = {f"{name}_{each}": of.get(name) for each, of in metrics["per_class"].items()}
             for column, estimate in (of_classes if metric.per_class else {name: metrics[name]}).items():
@@ -88,7 +81,6 @@ def test_pages_have_even_tables_and_links_to_reports(tmp_path: Path) -> None:
     assert len(tables) == len(page.tables) >= 5
     for rows in [*tables, *page.tables.values()]:
         assert len({len(row) for row in rows}) == 1
-    assert page.unclosed == []
     assert all(source.startswith("data:") for source in page.attributes("src"))
     links = {link for link in page.attributes("href") if link.endswith("report.html")}
     assert links == {"run0/report.html"} == set(re.findall(r"<([^>]*report\.html)>", path.read_text(encoding="utf-8")))
@@ -106,7 +98,7 @@ def test_a_pair_has_the_differences_of_its_metrics(tmp_path: Path) -> None:
     runs = read_runs(tmp_path)
     (pair,) = compare_runs(runs)
     assert (pair.first, pair.second) == ("run0", "run1")
-    metrics = [read_metrics(run.folder) for run in runs]
+    metrics = [metrics_of(run.folder) for run in runs]
     for name, difference in pair.differences.items():
         assert difference.value == pytest.approx(metrics[0][name]["value"] - metrics[1][name]["value"])
         assert pair.p_holm[name] == difference.p

@@ -15,7 +15,7 @@ from breakhis_pl.metrics.evaluation import evaluate_table
 from breakhis_pl.metrics.predictions import Predictions, read_predictions, table_checksum
 from breakhis_pl.reporting.comparison import write_comparison
 from breakhis_pl.reporting.ensemble import write_ensemble
-from tests.unit.reporting.conftest import make_table, read_metrics, with_decisions, write_run, write_table
+from tests.unit.reporting.conftest import make_table, metrics_of, with_decisions, write_run, write_table
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -58,7 +58,7 @@ def test_the_folder_has_metrics_members_and_a_comparison(tmp_path: Path, runs: l
     table = pd.read_csv(out / "comparison.csv", index_col="run")
     assert list(table.index) == ["ensemble", "a", "b"]
     assert table.loc["ensemble", "accuracy"] == pytest.approx(metrics["accuracy"]["value"])
-    assert table.loc["a", "accuracy"] == pytest.approx(read_metrics(runs[0])["accuracy"]["value"])
+    assert table.loc["a", "accuracy"] == pytest.approx(metrics_of(runs[0])["accuracy"]["value"])
     assert table["fold"].tolist() == [2, 2, 2]
 
 

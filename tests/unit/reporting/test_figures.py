@@ -11,17 +11,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from breakhis_pl.data.breakhis import SUBTYPES
-from breakhis_pl.reporting.curves import Curve, precision_recall_curve, reliability_bins, roc_curve
-from breakhis_pl.reporting.figures import (
-    confusion_matrix_figure,
-    curves_figure,
-    figure_pixels,
-    overlay_figure,
-    precision_recall_figure,
-    reliability_figure,
-    roc_figure,
-    save_figure,
-)
+from breakhis_pl.reporting import figures
+from breakhis_pl.reporting.curves import precision_recall_curve, reliability_bins, roc_curve
 from tests.unit.reporting.conftest import HISTORY, constant_table, make_table
 
 TITLE = r"50 % of $\unknown$ and $y_1$ " * 6  # long, and not a formula
@@ -31,40 +22,36 @@ WITH_VAL = HISTORY.assign(val_loss=[0.5, 0.4, 0.5], val_accuracy=[0.7, 0.8, 0.7]
 
 def draw_roc(**options: int) -> Figure:
     curve = roc_curve(make_table(**options))
-    return roc_figure({"AUROC 0.9": curve}, title=TITLE, note="synthetic images, no tissue")
-
-
-def draw_several_roc() -> Figure:
-    found = {rf"run $\unknown{seed}$": roc_curve(make_table(seed=seed), with_band=False) for seed in range(9)}
-    return roc_figure({name: curve for name, curve in found.items() if curve is not None}, title=TITLE)
-
-
-def draw_precision_recall(curve: Curve | None) -> Figure:
-    return precision_recall_figure(curve, label="area", positive="malignant", prevalence=0.5, title=TITLE)
+    return figures.roc_figure({"AUROC 0.9": curve}, title=TITLE, note="synthetic images, no tissue")
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "curves": lambda: curves_figure(WITH_VAL, title=TITLE, note="incomplete archive", selected_epoch=2),
-    "curves of one epoch": lambda: curves_figure(HISTORY[:1], title=TITLE),
-    "curves of 300 epochs": lambda: curves_figure(pd.concat([HISTORY] * 100).assign(epoch=range(1, 301)), title=TITLE),
-    "curves with NaN": lambda: curves_figure(HISTORY.assign(test_loss=[0.5, np.nan, np.nan]), title=TITLE),
-    "curves of NaN alone": lambda: curves_figure(
+    "curves": lambda: figures.curves_figure(WITH_VAL, title=TITLE, note="incomplete archive", selected_epoch=2),
+    "curves of one epoch": lambda: figures.curves_figure(HISTORY[:1], title=TITLE),
+    "curves of 300 epochs": lambda: figures.curves_figure(
+        pd.concat([HISTORY] * 100).assign(epoch=range(1, 301)), title=TITLE
+    ),
+    "curves with NaN": lambda: figures.curves_figure(HISTORY.assign(test_loss=[0.5, np.nan, np.nan]), title=TITLE),
+    "curves of NaN alone": lambda: figures.curves_figure(
         HISTORY[["epoch"]].assign(train_loss=np.nan, train_accuracy=np.nan), title=TITLE
     ),
-    "overlay": lambda: overlay_figure({rf"run $\unknown{n}$": HISTORY[: n + 1] for n in range(9)}, title=TITLE),
-    "confusion matrix": lambda: confusion_matrix_figure(COUNTS, ("a", "b"), title=TITLE, note="note " * 40),
-    "confusion matrix of an empty class": lambda: confusion_matrix_figure([[0, 0], [1, 4]], ("a", "b"), title=TITLE),
-    "confusion matrix of eight classes": lambda: confusion_matrix_figure(
+    "overlay": lambda: figures.overlay_figure({rf"run $\unknown{n}$": HISTORY[: n + 1] for n in range(9)}, title=TITLE),
+    "confusion matrix": lambda: figures.confusion_matrix_figure(COUNTS, ("a", "b"), title=TITLE, note="note " * 40),
+    "confusion matrix of an empty class": lambda: figures.confusion_matrix_figure(
+        [[0, 0], [1, 4]], ("a", "b"), title=TITLE
+    ),
+    "confusion matrix of eight classes": lambda: figures.confusion_matrix_figure(
         np.eye(8, dtype=int) * 1000, [subtype.name for subtype in SUBTYPES.values()], title=TITLE
     ),
     "ROC": draw_roc,
     "ROC without band": lambda: draw_roc(n_patients=2, n_cases=2),
-    "ROC of nine runs": draw_several_roc,
-    "precision and recall": lambda: draw_precision_recall(precision_recall_curve(make_table())),
-    "reliability": lambda: reliability_figure(
-        reliability_bins(make_table(n_images=50)), label="error", positive="malignant", title=TITLE
+    "ROC of nine runs": lambda: figures.roc_figure(
+        {rf"run $\unknown{n}$": roc_curve(make_table(seed=n), with_band=False) for n in range(9)}, title=TITLE
     ),
-    "reliability of one bin": lambda: reliability_figure(
+    "precision and recall": lambda: figures.precision_recall_figure(
+        precision_recall_curve(make_table()), label="area", positive="malignant", prevalence=0.5, title=TITLE
+    ),
+    "reliability of one bin": lambda: figures.reliability_figure(
         reliability_bins(constant_table()), label="error", positive="malignant", title=TITLE, note="note"
     ),
 }
@@ -72,7 +59,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_without_warnings(name: str) -> None:
-    pixels = figure_pixels(FIGURES[name]())
+    pixels = figures.figure_pixels(FIGURES[name]())
     assert pixels.dtype == np.uint8
     assert pixels.shape[2] == 3
     assert min(pixels.shape[:2]) > 500
@@ -84,7 +71,7 @@ def test_a_figure_that_is_saved_twice_has_equal_bytes(tmp_path: Path, name: str)
     path = tmp_path / "below" / "figure.png"
     contents = []
     for _ in range(2):
-        save_figure(FIGURES[name](), path)
+        figures.save_figure(FIGURES[name](), path)
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
     assert [file.name for file in path.parent.iterdir()] == ["figure.png"]

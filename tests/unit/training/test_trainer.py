@@ -36,8 +36,7 @@ def test_a_resumed_run_keeps_the_metrics_of_the_csv_logger(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("option", "names"),
-    [("logger=none", []), ("logger=[]", []), ("logger=[tensorboard,csv]", ["tensorboard", "csv"])],
+    ("option", "names"), [("logger=none", []), ("logger=[]", []), ("logger=[tensorboard,csv]", ["tensorboard", "csv"])]
 )
 def test_any_number_of_loggers_is_possible(option: str, names: list[str], tmp_path: Path) -> None:
     assert list(make_loggers(train_config(option), tmp_path, run_ids={})) == names
