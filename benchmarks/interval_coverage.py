@@ -1,4 +1,4 @@
-"""Measure how often 95 % intervals of several methods cover the true value on simulated test sets, and their width.
+"""Measure how often 95% intervals of several methods cover the true value on simulated test sets, and their width.
 
 Usage: uv run python -m benchmarks.interval_coverage [--trials 600] [--draws 1000] [--metrics auroc accuracy]
        uv run python -m benchmarks.interval_coverage --paired
@@ -9,7 +9,7 @@ often the pooled paired test calls two equal configurations different. The third
 real predictions, which say what dependence to simulate.
 
 The score of an image is the effect of its case plus noise; a positive score is a correct decision. Sizes and classes of
-the cases are those of the test images of fold 2 at 200X (597 images, 27 cases, 7 of them benign), or of a part (316
+the cases are those of the test images of fold 2 at 200X (597 images, 27 cases, 8 of them benign), or of a part (316
 images, 19 cases, 6 of them benign). Case effects are normal, with a given fraction of the variance (the intraclass
 correlation of the scores), or a few cases are hard and the others easy.
 """
@@ -36,7 +36,7 @@ from breakhis_pl.metrics.registry import METRICS, Metric
 
 NAMES = ("auroc", "average_precision", "accuracy", "weighted_f1", "sensitivity", "specificity", "brier", "log_loss")
 MEANS = stats.norm.ppf([0.80, 0.93])
-"""Mean scores of benign and malignant images: 80 % and 93 % are correct, about as fine-tuned networks reach."""
+"""Mean scores of benign and malignant images: 80% and 93% are correct, about as fine-tuned networks reach."""
 HARD = (((0.8, 1.15, 0.35), (0.2, -0.35, 0.35)), ((0.9, 1.6, 0.35), (0.1, -0.2, 0.35)))
 """Kinds of benign and malignant cases, easy and hard: fraction, mean and standard deviation of the effect."""
 SHARPNESS = 4.0

@@ -683,6 +683,8 @@ def _evaluate_rules(config: EvaluateConfig) -> Iterator[str]:
         yield f"{', '.join(given)}: set one of them"
     if config.ensemble and config.runs is None:
         yield "ensemble=true: averages several runs; set runs=<sweep folder> or runs=[<run folder>,<run folder>]"
+    if config.tta != "none" and config.runs is not None and not config.ensemble:
+        yield f"tta={config.tta}: a comparison reads the runs' test/ tables; add ensemble=true or drop it"
     if config.tta != "none" and config.calibrate:
         yield f"calibrate=true: is fitted without test-time augmentation; drop tta={config.tta}"
     if config.sensitivity is not None and not config.calibrate:

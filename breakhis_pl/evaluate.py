@@ -1,6 +1,7 @@
 """From a checkpoint to predictions.csv, metrics.json and report.html."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from breakhis_pl.metrics.evaluation import METRICS_JSON, classification_report, 
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, read_predictions
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tta import N_VIEWS, ViewAverage
+from breakhis_pl.reporting.checks import Check, run_checks
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
 from breakhis_pl.reporting.run_report import SUBTYPE_FILES, Result, write_report, write_results
+from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
 from breakhis_pl.train import make_data
 from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
@@ -104,7 +107,9 @@ def calibrate(run: RunFolder, *, sensitivity: float) -> None:
         PredictionsError: If the validation rows do not allow it.
     """
     rows = read_predictions(run.path / Subset.VAL / PREDICTIONS_CSV)
-    write_calibration(run.path / CALIBRATION_JSON, fit_calibration(rows, sensitivity=sensitivity))
+    fitted = fit_calibration(rows, sensitivity=sensitivity)
+    write_calibration(run.path / CALIBRATION_JSON, fitted)
+    log.info("calibration: temperature %.3f, threshold %.3f", fitted.temperature, fitted.threshold)
 
 
 def load_classifier(
@@ -189,6 +194,8 @@ def evaluate(config: EvaluateConfig) -> None:
             write_metrics(table.parent / METRICS_JSON, evaluate_table(table))
         if is_selected and config.tta == "none" and table.is_file():
             report(run)
+    if folder.name != Subset.TEST:
+        log_checks(run_checks(read_run(run.path, place=folder.name)))
     log.info("%s images\n\n%s", subset, classification_report(result.metrics))
     log.info("%s", folder)
 
@@ -196,9 +203,14 @@ def evaluate(config: EvaluateConfig) -> None:
 def report(run: RunFolder) -> None:
     """Write report.html; log its path and the checks that the run did not pass."""
     page, checks = write_report(run.path)
+    log_checks(checks)
+    log.info("page: %s", page)
+
+
+def log_checks(checks: Iterable[Check]) -> None:
+    """Log the checks that a run did not pass."""
     for check in checks:
         log.warning("%s", check)
-    log.info("page: %s", page)
 
 
 def _moved(stored: dict[str, object], config: EvaluateConfig) -> dict[str, object]:

@@ -110,7 +110,7 @@ def fit_temperature(logit: FloatArray, target: IntArray) -> float:
     """Return the temperature of the smallest log loss within `TEMPERATURES`; 1 if all are equally good.
 
     Example:
-        >>> round(fit_temperature(np.log([3.0, 3.0, 3.0]), np.array([1, 1, 0])), 3)  # 75 % sure, 2 of 3 are correct
+        >>> round(fit_temperature(np.log([3.0, 3.0, 3.0]), np.array([1, 1, 0])), 3)  # 75% sure, 2 of 3 are correct
         1.585
     """
     if not logit.any():

@@ -203,11 +203,10 @@ def classification_report(metrics: Mapping[str, Any]) -> str:
     rows += [[""], ["true class", *(f"as {name}" for name in names)]]
     rows += [[name, *map(str, counts)] for name, counts in zip(names, metrics["confusion_matrix"], strict=True)]
     lines = [" ".join((f"{row[0]:<12}", *(f"{cell:>{width}}" for cell in row[1:]))).rstrip() for row in rows]
-    lines += [
-        f"{metric.title:<28} {format_estimate(metrics[metric.name])}"
-        for metric in METRICS.values()
-        if metric.name in metrics and metric.shown
-    ]
+    for metric in METRICS.values():
+        if metric.name in metrics and metric.shown:
+            of_class = f" ({names[metric.class_index]})" if metric.basis in ("positive", "negative") else ""
+            lines.append(f"{metric.title + of_class:<28} {format_estimate(metrics[metric.name])}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""95 % intervals in which a case, not an image, is the unit.
+"""95% intervals in which a case, not an image, is the unit.
 
 Images of one case resemble each other, so 597 images of 27 cases say far less than 597 independent ones. Cases are
 drawn with replacement, without strata. The quantiles of the draws (percentile interval) cover too rarely: a bootstrap
@@ -36,7 +36,7 @@ NO_SPREAD = 1e-12
 
 
 def t_quantile(df: int) -> float:
-    """Return the 97.5 % quantile of Student's t distribution."""
+    """Return the 97.5% quantile of Student's t distribution."""
     return float(stats.t.ppf(0.975, df))
 
 
@@ -53,7 +53,7 @@ def check_case_count(n_cases: int) -> None:
 def case_intervals(
     table: CaseTable, weights: FloatArray | IntArray, metrics: Mapping[str, Metric] = METRICS
 ) -> dict[str, list[Limits]]:
-    """Return the 95 % interval of every metric.
+    """Return the 95% interval of every metric.
 
     Args:
         table: The cases.
@@ -91,7 +91,7 @@ def _interval(metric: Metric, value: float, draws: FloatArray, table: CaseTable,
         n_decisions = len(np.unique(table.case * table.n_classes + table.predictions.target))
         return _wilson_interval(value, n_decisions, float(stats.norm.ppf(0.975)))
     if metric.interval == "unbiased":
-        return _unbiased_interval(value, draws, n_cases)
+        return None if error < NO_SPREAD else _unbiased_interval(value, draws, n_cases)
     n = metric.n_effective_cases(table, index)
     center, error = _add_chance_cases(value, error, n, chance=metric.chance_value(table))
     reach = t_quantile(math.floor(n) - 1) * error

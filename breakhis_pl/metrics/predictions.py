@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.errors import PredictionsError, ShapeError, join_truncated
 from breakhis_pl.run_folder import write_text
 
@@ -118,9 +119,12 @@ def read_predictions(path: Path) -> Predictions:
     """
     table = _read(path)
     classes = tuple(name.removeprefix("prob_") for name in table.columns if name.startswith("prob_"))
+    classes = CLASS_NAMES if set(classes) == set(CLASS_NAMES) else classes  # malignant is positive in any order
     faults = [f"column {name} is missing" for name in COLUMNS if name not in table]
     faults += [f"column {name} is unknown" for name in table if name not in COLUMNS and not name.startswith("prob_")]
     faults += [f"column {name} is there twice" for name in table.columns[table.columns.duplicated()]]
+    if "" in classes:
+        faults.append("column prob_ names no class")
     if len(classes) < 2:
         faults.append("columns prob_<class> are missing; there must be two or more")
     if faults:

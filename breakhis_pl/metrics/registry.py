@@ -186,7 +186,7 @@ _ENTRIES = (
     ),
     Metric(
         "mcc",
-        "Matthews correlation",
+        "Matthews correlation (MCC)",
         "correlation of truth and prediction, -1 to 1",
         formulas.matthews_correlation,
         range=(-1.0, 1.0),

@@ -10,7 +10,9 @@ import numpy as np
 
 from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, official_patients
 from breakhis_pl.data.dataset import Subset
+from breakhis_pl.errors import join_truncated
 from breakhis_pl.metrics.evaluation import format_estimate
+from breakhis_pl.metrics.predictions import Predictions
 from breakhis_pl.reporting.runs import Run
 
 FEW_CASES = 10
@@ -55,37 +57,29 @@ def documentation_link(folder: Path) -> str | None:
 
 
 def run_checks(run: Run) -> list[Check]:
-    """Return the checks that a run with a result did not pass, the most important first."""
-    return [Check(*found) for found in _failed_checks(run)]
+    """Return the checks that a run with a result did not pass, the most important first.
 
-
-def _failed_checks(run: Run) -> Iterator[tuple[str, str, str]]:  # noqa: PLR0912 - a branch per check
-    predictions, metrics = run.predictions, run.metrics
-    if predictions is None or metrics is None:
+    Of a table without a run folder, and of another subset than test, only the checks of its predictions are made.
+    """
+    if run.predictions is None or run.metrics is None:
         raise ValueError(f"{run.name} has no result")
-    n_images, config = len(predictions), run.config
-    if run.predicts_one_class:
-        name = predictions.classes[predictions.predicted[0]]
-        fraction = float((predictions.target == predictions.predicted[0]).mean())
-        yield (
-            "C01",
-            "One class only",
-            f"all {n_images:,} test images are predicted {name}; {fraction:.1%} are, which is the accuracy. "
-            "The decisions say nothing about the images.",
-        )
+    is_test = run.record is not None and run.metrics["subset"] == "test"
+    found = list(_failed_checks_of_predictions(run, run.predictions, run.metrics))
+    found += _failed_checks_of_data(run, len(run.predictions), run.metrics["subset"])
+    found += _failed_checks_of_training(run, len(run.predictions)) if is_test else ()
+    return sorted((Check(*each) for each in found), key=lambda check: check.code)
+
+
+def _failed_checks_of_data(run: Run, n_images: int, subset: str) -> Iterator[tuple[str, str, str]]:
     if run.is_synthetic:
-        yield (
-            "C02",
-            "Synthetic images, no tissue",
-            "these numbers show that the software runs, nothing about pathology.",
-        )
+        yield "C02", "Synthetic images", "they show no tissue; the numbers say that the software runs, nothing else."
     if run.status != "finished":
         reason = f" ({run.error})" if run.error else ""
         yield "C03", "Run not finished", f"its status is {run.status}{reason}; the results may be of an earlier state."
     if run.is_incomplete:
         n_published = sum(n for (m, _), n in PUBLISHED_COUNTS.items() if m in run.magnifications[1])
         description = run.data.get("description") or f"not all {n_published:,} images are there"
-        if run.fold is not None:
+        if run.fold is not None and subset == "test":
             n_test = sum(
                 patient.n_images.get(magnification, 0)
                 for patient in official_patients().values()
@@ -94,6 +88,22 @@ def _failed_checks(run: Run) -> Iterator[tuple[str, str, str]]:  # noqa: PLR0912
             )
             description += f", tested on {n_images:,} of {n_test:,} published test images"
         yield "C04", "Incomplete archive", f"{description}; results cannot be compared with published ones."
+
+
+def _failed_checks_of_predictions(
+    run: Run, predictions: Predictions, metrics: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    n_images, subset = len(predictions), metrics["subset"]
+    if run.one_class is not None:
+        index = predictions.classes.index(run.one_class)
+        n_predicted, n_true = (int((each == index).sum()) for each in (predictions.predicted, predictions.target))
+        n = "all" if n_predicted == n_images else f"{n_predicted:,} of"
+        yield (
+            "C01",
+            "One class only" if n_predicted == n_images else "Almost one class only",
+            f"{n} {n_images:,} {subset} images are predicted as {run.one_class}; {n_true:,} are {run.one_class}. The "
+            "network hardly tells the classes apart; its accuracy only reflects their sizes.",
+        )
     if "without_shared_cases" in metrics:
         yield "C05", "Shared cases across subsets", _shared_cases(metrics, n_images)
     counts = {name: metrics["per_class"][name]["n_cases"] for name in predictions.classes}
@@ -102,55 +112,71 @@ def _failed_checks(run: Run) -> Iterator[tuple[str, str, str]]:  # noqa: PLR0912
         yield (
             "C06",
             "Few cases",
-            f"the test images are of {' and '.join(few)}; images of one case resemble each other, so the intervals "
-            "rest on little.",
-        )
-    if "val" not in run.data.get("n_images", {}) and run.record is not None:
-        yield (
-            "C07",
-            "No validation set",
-            "nothing was selected or calibrated: the last epoch is evaluated, and the threshold is 0.5.",
-        )
-    if run.overfitting is not None and run.overfitting > OVERFITTING and not run.predicts_one_class:
-        row = run.final_row
-        yield (
-            "C08",
-            "Overfitting",
-            f"train accuracy is {row['train_accuracy']:.3f}, test accuracy {row['test_accuracy']:.3f}.",
+            f"the {subset} images come from {' and '.join(few)}; images of one case resemble each other, so the "
+            "intervals are based on little.",
         )
     support = np.bincount(predictions.target, minlength=predictions.n_classes)
     if predictions.n_classes == 2 and 0 < support.min() < IMBALANCE * n_images:
-        rarest = predictions.classes[int(support.argmin())]
+        rarest, other = (predictions.classes[int(index)] for index in np.argsort(support, kind="stable"))
         yield (
             "C09",
             "Class imbalance",
-            f"{support.min():,} of {n_images:,} test images are {rarest}; calling none of them {rarest} gives an "
-            f"accuracy of {1 - support.min() / n_images:.3f}.",
+            f"{support.min():,} of {n_images:,} {subset} images are {rarest}; predicting every image as {other} has an "
+            f"accuracy of {support.max() / n_images:.3f}.",
         )
     error = metrics["ece"]
     if error["ci95"] is not None and error["ci95"][0] > CALIBRATION_ERROR:
         yield (
             "C10",
             "Calibration off",
-            f"probabilities miss the observed frequencies by {format_estimate(error)} on average.",
+            f"on average, predicted probabilities differ from observed frequencies by {format_estimate(error)}.",
         )
-    wrong = [
-        name for name in np.unique(predictions.patient) if not predictions.correct[predictions.patient == name].any()
-    ]
-    if wrong and not run.predicts_one_class:
-        names = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        yield "C11", "A patient all wrong", f"no image is correct of {names}."
-    limit = config.get("trainer", {}).get("limit_train_batches")
+    patients = np.unique(predictions.patient)
+    wrong = [name for name in patients if not predictions.correct[predictions.patient == name].any()]
+    if wrong and run.one_class is None:
+        yield "C11", "A patient all wrong", f"every image is predicted wrongly of {join_truncated(wrong, limit=3)}."
+    n_other = int((predictions.predicted != predictions.probabilities.argmax(axis=1)).sum())
+    if n_other:
+        yield (
+            "C13",
+            "Predicted class not the most probable",
+            f"{n_other:,} of {n_images:,} images; the table was made with another threshold, or is wrong.",
+        )
+
+
+def _failed_checks_of_training(run: Run, n_images: int) -> Iterator[tuple[str, str, str]]:
+    counts = run.data.get("n_images", {})
+    if "val" not in counts:
+        yield (
+            "C07",
+            "No validation set",
+            "no epoch was selected and nothing calibrated: the last epoch is evaluated, with a threshold of 0.5.",
+        )
+    if run.overfitting is not None and run.overfitting > OVERFITTING and run.one_class is None:
+        row = run.final_row
+        yield (
+            "C08",
+            "Overfitting",
+            f"train accuracy is {row['train_accuracy']:.3f}, test accuracy {row['test_accuracy']:.3f}.",
+        )
+    limit = run.config.get("trainer", {}).get("limit_train_batches")
     if limit is not None:
         yield "C12", "Shortened epochs", f"each epoch used only trainer.limit_train_batches={limit} batches."
+    n_expected = sum(counts.get("test", {}).values())
+    if n_expected not in (0, n_images):
+        yield (
+            "C14",
+            "Not the images of the run",
+            f"the table has {n_images:,} images, the run's split {n_expected:,} test images.",
+        )
 
 
 def _shared_cases(metrics: Mapping[str, Any], n_images: int) -> str:
     without = metrics["without_shared_cases"]
     if without is None:
-        return f"all {n_images:,} test images are of a case that has images in train or validation, too."
+        return f"all {n_images:,} test images are of a case that also has images in train or validation."
     return (
-        f"{n_images - without['n_images']:,} of {n_images:,} test images are of a case that has images in train or "
-        "validation, too; the network may have seen the same person. Without them: weighted F1 "
+        f"{n_images - without['n_images']:,} of {n_images:,} test images are of a case that also has images in train "
+        "or validation; the network may have seen the same person. Without them: weighted F1 "
         f"{format_estimate(without['weighted_f1'])}, AUROC {format_estimate(without['auroc'])}."
     )

@@ -2,9 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +10,8 @@ import pandas as pd
 
 from breakhis_pl.data.breakhis import FOLDS, official_patients
 from breakhis_pl.data.dataset import Subset
-from breakhis_pl.errors import PredictionsError, join_truncated
-from breakhis_pl.metrics.paired import (
-    Difference,
-    decision_metrics,
-    holm,
-    mcnemar,
-    paired_differences,
-    pooled_differences,
-)
-from breakhis_pl.metrics.predictions import align
-from breakhis_pl.metrics.registry import MAIN_METRIC, METRICS, shown
+from breakhis_pl.errors import join_truncated
+from breakhis_pl.metrics.registry import METRICS, shown
 from breakhis_pl.reporting.checks import Check, documentation_link, run_checks
 from breakhis_pl.reporting.curves import roc_curve
 from breakhis_pl.reporting.figures import overlay_figure, roc_figure
@@ -38,49 +27,25 @@ from breakhis_pl.reporting.pages import (
     three_digits,
     to_markdown,
 )
+from breakhis_pl.reporting.pairs import MAX_RUNS_IN_PAIRS, compare_configurations, compare_runs, conclusions, pair_table
 from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
 from breakhis_pl.reporting.repeats import Repeats, Spread, repeats
 from breakhis_pl.reporting.run_report import (
+    CASES,
     magnification_text,
     metric_title,
     published_sentences,
     published_table,
     source_text,
 )
-from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run
+from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run, shorten
 from breakhis_pl.run_folder import REPORT_PAGE, write_text
-
-MAX_RUNS_IN_PAIRS = 8
-"""Of more runs on the same images, each is compared with the first one only."""
 
 MAX_DRAWN = 8
 """Runs in one figure."""
 
-SIGNIFICANCE = 0.05
-"""P-value after correction below which a difference is shown."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Comparison of two runs, or of two configurations over folds, on the same images.
-
-    Attributes:
-        first: Name of one.
-        second: Name of the other.
-        differences: First minus second, by metric.
-        p_holm: p-values corrected for the number of pairs, by metric.
-        mcnemar_p: p-value of McNemar's test; None for configurations.
-        learned: Whether both predict more than one class.
-        reason: Why they are not compared; None if they are.
-    """
-
-    first: str
-    second: str
-    differences: dict[str, Difference]
-    p_holm: dict[str, float]
-    mcnemar_p: float | None = None
-    learned: bool = True
-    reason: str | None = None
+MAX_TEXTS = 3
+"""Sentences of a check that differ from run to run."""
 
 
 def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> tuple[Path, list[Check]]:
@@ -98,7 +63,7 @@ def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> tuple[
         PredictionsError: If a run is given twice.
     """
     found = find_runs([folder] if runs is None else runs)
-    names = [path.name for path in found] if runs is None else distinct_names(found)
+    names = shorten([path.name for path in found]) if runs is None else distinct_names(found)
     return write_runs(folder, [read_run(path, name=name) for path, name in zip(found, names, strict=True)])
 
 
@@ -137,7 +102,8 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     ]
     rows: list[dict[str, Any]] = []
     for run in runs:
-        facts = {"run": run.name, "status": run.status, "model": run.model, "fold": run.fold, "seed": run.seed}
+        facts: dict[str, Any] = {"run": run.name, "folder": str(run.folder), "status": run.status, "model": run.model}
+        facts |= {"fold": run.fold, "seed": run.seed}
         estimates = {name: run.estimate(name) for name in names}
         rows.append(
             facts
@@ -194,18 +160,24 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
             by_code[check.code].append((run, check))
     merged = []
     for code, found in sorted(by_code.items()):
-        check, n_runs = found[0][1], len(with_result)
-        texts = {check.text for _, check in found}
-        everybody = "both runs" if n_runs == 2 else f"all {n_runs} runs"
-        names = everybody if len(found) == n_runs > 1 else join_truncated(run.name for run, _ in found)
-        merged.append(Check(code, check.title, f"{names}: {check.text}" if len(texts) == 1 else f"{names}."))
+        by_text: dict[str, list[str]] = defaultdict(list)
+        for run, check in found:
+            by_text[check.text].append(run.name)
+        texts = []
+        for text, names in list(by_text.items())[:MAX_TEXTS]:
+            everybody = "both runs" if len(names) == 2 else f"all {len(names)} runs"
+            who = everybody if len(names) == len(with_result) > 1 else join_truncated(names, limit=3)
+            texts.append(f"{who}: {text}")
+        if len(by_text) > MAX_TEXTS:
+            texts.append(f"The same check for {len(by_text) - MAX_TEXTS} more: see their pages.")
+        merged.append(Check(code, found[0][1].title, " ".join(texts)))
     return merged
 
 
 def _data_sentences(runs: Sequence[Run]) -> list[str]:
     kinds: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for run in runs:
-        if run.data_config:
+        if run.data_config and run.data.get("n_images"):
             split = "" if run.fold is not None else f"splits by {run.data_config.get('group', 'case')}"
             kinds[source_text(run), magnification_text(run), split].append(run)
     sentences = []
@@ -215,17 +187,14 @@ def _data_sentences(runs: Sequence[Run]) -> list[str]:
         sizes = [
             " to ".join(f"{n:,}" for n in dict.fromkeys((min(counts), max(counts))))
             for subset in ("train", "test")
-            if (counts := [sum(run.data.get("n_images", {}).get(subset, {}).values()) for run in group])
+            if (counts := [sum(run.data["n_images"].get(subset, {}).values()) for run in group])
         ]
         sentences.append(
             f"{source[0].upper()}{source[1:]} at {magnification}, {where}: {sizes[0]} train and {sizes[1]} test images."
         )
     n_with_result = sum(run.metrics is not None for run in runs)
     sentences.append(f"{n_with_result} of {len(runs)} run{'' if len(runs) == 1 else 's'} with a result.")
-    sentences.append(
-        "A patient is the authors' unit, one slide; a case has the slides of one accession number. Images of one case "
-        "resemble each other, so intervals and tests resample cases."
-    )
+    sentences.append(CASES)
     return sentences
 
 
@@ -239,9 +208,9 @@ def _sections(folder: Path, runs: Sequence[Run]) -> Iterator[Section]:
         pictures = list(_pictures(with_result))
         if pictures:
             yield Section("curves", "Curves", pictures=pictures)
-        pairs = compare_runs(with_result)
-        if pairs:
-            yield _difference_section(pairs, "differences", "Differences", _DIFFERENCE_NOTES)
+        differences = _difference_section(with_result)
+        if differences is not None:
+            yield differences
         comparable = [run for run in with_result if run.is_on_otto2022_split]
         if comparable:
             yield _published_section(comparable)
@@ -250,7 +219,13 @@ def _sections(folder: Path, runs: Sequence[Run]) -> Iterator[Section]:
     failed = [run for run in runs if run.status != "finished" or run.metrics is None]
     if failed:
         rows = [
-            [run.name, run.status, run.model, (run.error or "no reason given").splitlines()[0][:300]] for run in failed
+            [
+                run.name,
+                "running, or killed" if run.status == "running" else run.status,
+                run.model,
+                (run.error or "no reason given").splitlines()[0][:300],
+            ]
+            for run in failed
         ]
         headings = ["Run", "Status", "Model", "Reason"]
         table = Table("Runs that did not finish, or have no result", headings, rows, texts=headings)
@@ -261,10 +236,10 @@ def _fold_section(groups: Sequence[Repeats]) -> Section:
     metrics = shown("folds")
     published = [result for result in PUBLISHED if result.over_folds and any(map(_has_published_folds, groups))]
     headings = ["Configuration", *(metric.title for metric in metrics), "Folds"]
-    rows: list[list[Cell]] = [
-        [group.name, *(_spread_text(group.over_folds(metric.name)) for metric in metrics), str(len(group.folds))]
-        for group in groups
-    ]
+    rows: list[list[Cell]] = []
+    for group in groups:
+        spreads = (_spread_text(group.over_folds(metric.name)) for metric in metrics)
+        rows.append([f"{group.name}{group.remark}", *spreads, str(len(group.folds))])
     for result in published:
         values = (result.over_folds.get(metric.name) for metric in metrics)
         cells = [None if value is None else str(Spread(*value, len(FOLDS))) for value in values]
@@ -284,19 +259,20 @@ def _fold_section(groups: Sequence[Repeats]) -> Section:
         headings = ["Metric", *(f"Fold {fold}" for fold in group.folds), "SD over seeds"]
         tables.append(Table(f"{group.name} by fold", headings, by_fold))
     pairs = compare_configurations(groups)
-    points = [*_lacks(groups), *(_conclusion(pair, len(pairs)) for pair in pairs)]
-    if pairs:
-        tables.append(_pair_table(pairs, "Configurations over all folds, first minus second, with the case as unit"))
+    points = [*_lacks(groups), *conclusions(pairs)]
+    table = pair_table(pairs, "Configurations over all folds, first minus second, with the case as unit")
+    if table is not None:
+        tables.append(table)
     tests = [subset is Subset.TEST for patient in official_patients().values() for subset in patient.subsets.values()]
     notes = [
-        "The standard deviation over folds is no standard error: the five test sets overlap "
-        f"({sum(tests):,} test places for {len(official_patients())} patients)."
+        "The standard deviation over folds is not a standard error: the test sets of the five folds overlap "
+        f"({len(official_patients())} patients are tested {sum(tests):,} times)."
     ]
-    if pairs:
+    if table is not None:
         notes.append(
             "The paired test pools the folds: a case that is tested in several folds counts once. It says how the "
-            "configurations differ on these cases, for networks trained on these folds; ranks of different networks "
-            "cannot be pooled, so there is none for AUROC."
+            "configurations differ on these cases, for networks trained on these folds. AUROC is left out, because "
+            "probabilities of different networks cannot be ranked together."
         )
     return Section("folds", "Over the authors' folds", points, tables=tables, notes=notes)
 
@@ -336,13 +312,14 @@ def _result_section(folder: Path, runs: Sequence[Run]) -> Section:
         ]
         for run in runs
     ]
-    notes = ["In parentheses: 95 % interval, cases resampled."]
-    groups = [group for group in repeats(runs) if len(group.folds) < 2 and len(group.runs) > 1]
+    notes = ["In parentheses: 95% interval, cases resampled."]
+    groups = [group for group in repeats(runs) if len(group.folds) < 2 and len(group.seeds) > 1]
     for group in groups:
         spreads = (_spread_text(group.over_seeds(metric.name)) for metric in metrics)
-        rows.append([f"{group.name}, {len(group.runs)} seeds", group.runs[0].model, *spreads, None, None, None])
+        name = f"{group.name}, {len(group.seeds)} seeds{group.remark}"
+        rows.append([name, group.runs[0].model, *spreads, None, None, None])
     if groups:
-        notes.append("±: standard deviation over runs that differ in their seed only.")
+        notes.append("±: standard deviation over runs of different seeds, otherwise configured alike.")
     table = Table("Each run with its intervals", headings, rows, texts={"Model"})
     return Section("results", "Results on the test images", tables=[table], notes=notes)
 
@@ -352,6 +329,10 @@ def _link(folder: Path, run: Run) -> Cell:
     if not page.is_file():
         return run.name
     return Link(run.name, Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+
+
+def _first(drawn: Collection[object], runs: Sequence[Run]) -> str:
+    return f" The first {MAX_DRAWN} of {len(runs)} runs." if len(drawn) == MAX_DRAWN < len(runs) else ""
 
 
 def _note(runs: Sequence[Run]) -> str | None:
@@ -370,7 +351,8 @@ def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
     if len(drawn) > 1:
         figure = overlay_figure({run.name: run.history for run in drawn}, title="Loss and accuracy", note=_note(drawn))
         names = ", ".join(run.name for run in drawn)
-        yield picture_of(figure, alt=f"Loss and accuracy by epoch of {names}."), "Dotted: train; solid: test."
+        caption = f"Dotted lines, crosses: train; solid lines, circles: test.{_first(drawn, runs)}"
+        yield picture_of(figure, alt=f"Loss and accuracy by epoch of {names}."), caption
     curves = {
         f"{run.name}: {auroc['value']:.3f}": curve
         for run in runs[:MAX_DRAWN]
@@ -381,165 +363,30 @@ def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
     }
     if len(curves) > 1:
         figure = roc_figure(curves, title="ROC curves", note=_note(runs[:MAX_DRAWN]))
-        caption = "ROC curves with AUROC; diamonds: decisions."
+        caption = f"ROC curves with AUROC; diamonds: predicted classes.{_first(curves, runs)}"
         yield picture_of(figure, alt=f"ROC curves; AUROC of {', '.join(curves)}."), caption
 
 
-def compare_runs(runs: Sequence[Run]) -> list[Pair]:
-    """Compare every two runs with the same test images; runs of different folds make no pair.
-
-    Of more than `MAX_RUNS_IN_PAIRS` runs on the same images, each is compared with the first one.
-    """
-    pairs = []
-    for first, second in _pairs(runs):
-        a, b = first.predictions, second.predictions
-        if a is None or b is None:
-            continue
-        learned = not first.predicts_one_class and not second.predicts_one_class
-        pair = Pair(first.name, second.name, {}, {}, learned=learned)
-        try:
-            aligned = align(b, a)
-            differences = paired_differences(a, b, shown("paired", a.n_classes))
-        except PredictionsError as error:
-            pairs.append(replace(pair, reason=str(error)))
-            continue
-        found = {difference.metric: difference for difference in differences}
-        pairs.append(replace(pair, differences=found, mcnemar_p=mcnemar(a.correct, aligned.correct)))
-    return _correct(pairs)
-
-
-def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
-    groups: dict[object, list[Run]] = defaultdict(list)
-    for run in runs:
-        if run.predictions is not None:
-            groups[run.fold if run.fold is not None else frozenset(run.predictions.image)].append(run)
-    if len(groups) > 1 and len(runs) <= MAX_RUNS_IN_PAIRS and not all(run.fold for run in runs):
-        groups = {"all": list(runs)}  # few runs: name the pairs whose images differ
-    for group in groups.values():
-        if len(group) <= MAX_RUNS_IN_PAIRS:
-            yield from combinations(group, 2)
-        else:
-            yield from ((group[0], other) for other in group[1:])
-
-
-def compare_configurations(groups: Sequence[Repeats]) -> list[Pair]:
-    """Compare every two configurations over the folds and seeds that both have, with the case as unit."""
-    pairs = []
-    for first, second in combinations(groups[:MAX_RUNS_IN_PAIRS], 2):
-        by_key = [{(run.fold, run.seed): run for run in group.runs} for group in (first, second)]
-        keys = sorted(by_key[0].keys() & by_key[1].keys(), key=str)
-        if len({fold for fold, _ in keys}) < 2:
-            continue
-        matched = [(by_key[0][key], by_key[1][key]) for key in keys]
-        tables = [(a.predictions, b.predictions) for a, b in matched if a.predictions and b.predictions]
-        learned = not any(run.predicts_one_class for pair in matched for run in pair)
-        pair = Pair(first.name, second.name, {}, {}, learned=learned)
-        try:
-            found = pooled_differences(tables, decision_metrics())
-        except PredictionsError as error:
-            pairs.append(replace(pair, reason=str(error)))
-            continue
-        pairs.append(replace(pair, differences={difference.metric: difference for difference in found}))
-    return _correct(pairs)
-
-
-def _correct(pairs: Sequence[Pair]) -> list[Pair]:
-    """Correct the p-values of each metric for the number of pairs."""
-    corrected: list[dict[str, float]] = [{} for _ in pairs]
-    for metric in METRICS:
-        tested = [i for i, pair in enumerate(pairs) if (d := pair.differences.get(metric)) and d.p is not None]
-        p_values = [pairs[i].differences[metric].p or 0.0 for i in tested]
-        for i, p in zip(tested, holm(p_values), strict=True):
-            corrected[i][metric] = p
-    return [replace(pair, p_holm=p_holm) for pair, p_holm in zip(pairs, corrected, strict=True)]
-
-
 _DIFFERENCE_NOTES = (
-    "Interval and p (two-sided) use the same draws of cases for both runs. Holm: corrected for the number of pairs, "
-    "for each metric; intervals are not. McNemar's test counts the images that only one of the two classifies "
-    "correctly; it takes images of a case as independent and claims too much.",
+    "Interval and p (two-sided) use the same draws of cases for both runs. Holm: p corrected for the number of tests "
+    "of the metric; the intervals are not corrected. Cases: for AUROC, those of the class that has fewer. McNemar's "
+    "test compares the images that only one of the two predicts correctly; it takes images of a case as independent, "
+    "so its p is too small.",
     "A run is one training: a difference holds for these two trained networks. Runs with other seeds show how much a "
     "seed changes.",
 )
 
 
-def _difference_section(pairs: Sequence[Pair], key: str, heading: str, notes: Sequence[str]) -> Section:
-    compared = [pair for pair in pairs if pair.reason is None]
-    points = [_conclusion(pair, len(compared)) for pair in pairs]
-    if len(points) > 10:
-        shown_pairs = [pair for pair in pairs if _is_shown(pair)]
-        points = [_conclusion(pair, len(compared)) for pair in shown_pairs[:10]]
-        points.append(f"{len(shown_pairs)} of {len(pairs)} pairs differ in {METRICS[MAIN_METRIC].title.lower()}.")
-    tables = [_pair_table(compared, "First run minus second, on the same test images")] if compared else []
-    return Section(key, heading, points, tables=tables, notes=notes if compared else ())
-
-
-def _pair_table(pairs: Sequence[Pair], caption: str) -> Table:
-    rows: list[list[Cell]] = []
-    for metric in shown("paired"):
-        for pair in pairs:
-            found = pair.differences.get(metric.name)
-            if found is None:
-                continue
-            has_mcnemar = metric.name == "accuracy" and pair.mcnemar_p is not None
-            rows.append(
-                [
-                    f"{pair.first} minus {pair.second}",
-                    metric.title,
-                    None if found.value is None else _signed(found.value),
-                    None if found.ci95 is None else f"{_signed(found.ci95[0])} to {_signed(found.ci95[1])}",
-                    str(found.n_cases),
-                    None if found.p is None else format_p(found.p),
-                    format_p(pair.p_holm[metric.name]) if metric.name in pair.p_holm else None,
-                    format_p(pair.mcnemar_p) if has_mcnemar and pair.mcnemar_p is not None else None,
-                ]
-            )
-    headings = ["Pair", "Metric", "Difference", "95 % interval", "Cases", "p", "p (Holm)", "McNemar p"]
-    if all(row[-1] is None for row in rows):
-        headings, rows = headings[:-1], [row[:-1] for row in rows]
-    return Table(caption, headings, rows, texts={"Metric"})
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}"
-
-
-def format_p(p: float) -> str:
-    """Format a p-value.
-
-    Example:
-        >>> format_p(0.0004), format_p(0.0213), format_p(0.4)
-        ('< 0.001', '0.021', '0.40')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def _is_shown(pair: Pair) -> bool:
-    return pair.learned and pair.p_holm.get(MAIN_METRIC, 1.0) < SIGNIFICANCE
-
-
-def _conclusion(pair: Pair, n_pairs: int) -> str:
-    """State what the main metric says about a pair."""
-    name = METRICS[MAIN_METRIC].title[0].lower() + METRICS[MAIN_METRIC].title[1:]
-    both = f"{pair.first} and {pair.second}"
-    if pair.reason is not None:
-        return f"{both} are not compared: {pair.reason}."
-    if not pair.learned:
-        return f"{both}: no conclusion, because one of them predicts one class only."
-    found = pair.differences[MAIN_METRIC]
-    if found.value is None or found.ci95 is None or found.p is None:
-        return f"{both}: no difference in {name} varies over the cases."
-    low, high = found.ci95
-    p = f"p {format_p(found.p)}" if found.p < 0.001 else f"p = {format_p(found.p)}"
-    if n_pairs > 1:
-        p += f", after Holm's correction for {n_pairs} pairs {format_p(pair.p_holm[MAIN_METRIC])}"
-    if not _is_shown(pair):
-        interval = f"{_signed(found.value)} ({_signed(low)} to {_signed(high)})"
-        return f"{both}: no difference in {name} is shown, {interval}, {p}."
-    better, worse, sign = (pair.first, pair.second, 1) if found.value > 0 else (pair.second, pair.first, -1)
-    ends = sorted((sign * low, sign * high))
-    interval = f"{abs(found.value):.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
-    return f"{better} is better than {worse}: {name} higher by {interval}, {p}."
+def _difference_section(runs: Sequence[Run]) -> Section | None:
+    pairs = compare_runs(runs)
+    if not pairs:
+        return None
+    table = pair_table(pairs, "First run minus second, on the same test images")
+    notes = list(_DIFFERENCE_NOTES) if table else []
+    if len(runs) > MAX_RUNS_IN_PAIRS:
+        text = f"Of more than {MAX_RUNS_IN_PAIRS} runs on the same images, each is compared with the first one only."
+        notes.insert(0, text)
+    return Section("differences", "Differences", conclusions(pairs), tables=[table] if table else [], notes=notes)
 
 
 def _published_section(runs: Sequence[Run]) -> Section:
@@ -570,15 +417,15 @@ def _cost_section(runs: Sequence[Run]) -> Section:
         "Train accuracy",
         "Test accuracy",
         "Train minus test",
-        "Seconds of training",
-        "Seconds in all",
+        "Training (s)",
+        "Total (s)",
     ]
     rows: list[list[Cell]] = []
     for run in runs:
         costs = _costs(run)
         cells = (None if costs[key] is None else form.format(costs[key]) for key, form in forms.items())
         rows.append([run.name, *cells])
-    table = Table("Accuracy of the evaluated epoch, size and time", ["Run", *titles, "Images per second"], rows)
+    table = Table("Accuracy of the evaluated epoch, size and time", ["Run", *titles, "Images/s"], rows)
     notes = ["Train accuracy is measured during the epoch, on augmented images.", *_overfitting_sentence(runs)]
     return Section("overfitting", "Size, overfitting, time", tables=[table], notes=notes)
 
@@ -588,7 +435,7 @@ def _overfitting_sentence(runs: Sequence[Run]) -> list[str]:
     gaps: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         model = run.model or ""
-        if model in OTTO2022 and run.overfitting is not None and not run.predicts_one_class:
+        if model in OTTO2022 and run.overfitting is not None and run.one_class is None:
             gaps[model].append(run.overfitting)
     means = {model: sum(values) / len(values) for model, values in gaps.items()}
     if "resnet18" not in means or len(means) < 2:

@@ -1,6 +1,6 @@
 """ROC and precision-recall curves of two classes with bands over cases, and bins of calibration.
 
-A band holds 95 % at each place of the curve (pointwise), not the whole curve.
+A band holds 95% at each place of the curve (pointwise), not the whole curve.
 """
 
 import math

@@ -38,9 +38,12 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
         PredictionsError: If the runs cannot be averaged.
     """
     place = "test" if tta == "none" else f"test_{tta}"
-    paths = [path for path in find_runs(folders) if not (path / ENSEMBLE_JSON).is_file()]
+    found = find_runs(folders)
+    paths = [path for path in found if not (path / ENSEMBLE_JSON).is_file()]
     if len(paths) < 2:
-        raise PredictionsError("ensemble=true: needs two runs or more, runs=[<run folder>,<run folder>]")
+        raise PredictionsError(
+            "ensemble=true: needs two runs or more that are no ensembles, runs=[<run folder>,<run folder>]"
+        )
     names = distinct_names(paths)
     runs = [read_run(path, name=name, place=place) for path, name in zip(paths, names, strict=True)]
     tables = [_table(run, place) for run in runs]
@@ -80,6 +83,8 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
     title = f"Ensemble of {len(runs)}, {magnification_text(runs[0])}"
     write_results(out, mean, title=title, note=runs[0].note)
     lead = f"{NAME}: the mean of the probabilities of {join_truncated(names)}, from their {place}/{PREDICTIONS_CSV}."
+    if len(paths) < len(found):
+        lead += " Ensembles among the runs are left out."
     return write_runs(out, [read_run(out, name=NAME), *runs], lead=lead)
 
 

@@ -149,14 +149,15 @@ def overlay_figure(histories: Mapping[str, pd.DataFrame], *, title: str, note: s
     for quantity, scale in (("loss", 1), ("accuracy", 100)):
         axes = plots[quantity]
         for (name, history), color in zip(histories.items(), COLORS * len(histories), strict=False):
-            for subset, dashes in (("train", ":"), ("test", "-")):
+            for subset, dashes, marker in (("train", ":", "x"), ("test", "-", "o")):
                 label = _plain(name) if subset == "test" else None
                 axes.plot(
                     history["epoch"],
                     scale * history[f"{subset}_{quantity}"],
                     color=color,
                     linestyle=dashes,
-                    marker="." if len(history) < 16 else "",
+                    marker=marker if len(history) < 16 else "",
+                    markersize=4,
                     label=label,
                 )
         _format_epochs(axes, pd.concat([history["epoch"] for history in histories.values()]))
@@ -290,7 +291,7 @@ def precision_recall_figure(
         curve: From `curves.precision_recall_curve`.
         label: Text of the legend.
         positive: Name of the positive class.
-        prevalence: Fraction of positive images, the precision of calling every image positive.
+        prevalence: Fraction of positive images, the precision of predicting every image as positive.
         title: Title.
         note: Warning about the data.
     """
@@ -301,7 +302,7 @@ def precision_recall_figure(
         100 * prevalence, color=GRAY, linestyle=":", linewidth=1, label=f"always {positive} ({prevalence:.1%})"
     )
     _draw_curves(axes, {label: curve}, "steps-post")
-    axes.set(xlabel=f"Recall (% of {positive} images)", ylabel=f"Precision (% of images called {positive})")
+    axes.set(xlabel=f"Recall (% of {positive} images)", ylabel=f"Precision (% of images predicted as {positive})")
     _draw_legend(legend, axes)
     return figure
 
@@ -315,7 +316,7 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Curve], drawstyle: str) -> Non
             )
         axes.plot(100 * curve.x, 100 * curve.y, color=color, linewidth=2, drawstyle=drawstyle, label=_plain(label))
         if curve.point is not None:
-            text = "decisions" if len(curves) == 1 else None
+            text = "predicted classes" if len(curves) == 1 else None
             marker_color = VERMILLION if len(curves) == 1 else color
             x, y = (100 * each for each in curve.point)
             axes.plot(x, y, "D", color=marker_color, label=text, clip_on=False, zorder=3)

@@ -160,7 +160,7 @@ def _cell_to_markdown(cell: Cell) -> str:
         case None:
             return "-"
         case Link(text, href):
-            return f"[{to_markdown(text)}](<{href}>)"
+            return f"[{to_markdown(text)}](<{href.replace('|', '%7C')}>)"
         case Mapping():
             return format_estimate(cell)
         case _:

@@ -7,8 +7,11 @@ from pathlib import Path
 from breakhis_pl.config import EvaluateConfig
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.metrics.evaluation import METRICS_JSON, classification_report, evaluate_table, write_metrics
+from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, read_predictions
+from breakhis_pl.reporting.checks import run_checks
 from breakhis_pl.reporting.comparison import write_comparison
 from breakhis_pl.reporting.ensemble import write_ensemble
+from breakhis_pl.reporting.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +32,11 @@ def compare(config: EvaluateConfig) -> None:
 
 
 def evaluate_predictions(path: Path) -> None:
-    """Compute the metrics of a predictions.csv and write metrics.json beside it."""
+    """Compute the metrics of a table; write metrics.json beside predictions.csv, x_metrics.json beside x.csv."""
     metrics = evaluate_table(path)
-    write_metrics(path.with_name(METRICS_JSON), metrics)
-    log.info("%s\n\n%s", classification_report(metrics), path.with_name(METRICS_JSON))
+    out = path.with_name(METRICS_JSON if path.name == PREDICTIONS_CSV else f"{path.stem}_{METRICS_JSON}")
+    write_metrics(out, metrics)
+    run = Run(path.name, path.parent, None, "finished", metrics=metrics, predictions=read_predictions(path))
+    for check in run_checks(run):
+        log.warning("%s", check)
+    log.info("%s\n\n%s", classification_report(metrics), out)

@@ -1,6 +1,7 @@
 """Runs that repeat one configuration with other seeds or on other folds: means and standard deviations.
 
-The value of a fold is the mean of its runs, so that a fold with more seeds weighs no more than another.
+The value of a fold is the mean of its runs, so that a fold with more seeds weighs no more than another. A copy of a run
+counts once.
 """
 
 import json
@@ -93,6 +94,17 @@ class Repeats:
         """Return mean and deviation over all runs, which then should differ in their seed only."""
         return spread([found["value"] for run in self.runs if (found := run.estimate(metric)) is not None])
 
+    @property
+    def remark(self) -> str:
+        """What to know about a mean over the runs: other test images, networks that predict one class."""
+        n_splits = len({frozenset(run.predictions.image) for run in self.runs if run.predictions is not None})
+        n_one_class = sum(run.one_class is not None for run in self.runs)
+        remarks = [
+            f"{n_splits} splits" if n_splits > max(1, len(self.folds)) else "",
+            f"{n_one_class} of {len(self.runs)} runs predict one class" if n_one_class else "",
+        ]
+        return "".join(f"; {each}" for each in remarks if each)
+
 
 def spread(values: Sequence[float]) -> Spread | None:
     """Return mean and sample standard deviation; None of fewer than two values.
@@ -107,6 +119,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 def repeats(runs: Sequence[Run]) -> list[Repeats]:
     """Group runs by configuration; runs without one are left out."""
     groups: dict[str, list[Run]] = {}
+    known: set[tuple[object, ...]] = set()
     configs: dict[str, dict[str, str]] = {}
     for run in runs:
         if run.config:
@@ -116,6 +129,10 @@ def repeats(runs: Sequence[Run]) -> list[Repeats]:
                 if not key.startswith(NOT_COMPARED)
             }
             key = json.dumps(config, sort_keys=True)
+            result = run.metrics and run.metrics["predictions_checksum"]
+            if result is not None and (key, run.fold, run.seed, result) in known:
+                continue
+            known.add((key, run.fold, run.seed, result))
             configs[key] = config
             groups.setdefault(key, []).append(run)
     names = _names([group[0].model or "" for group in groups.values()], list(configs.values()))

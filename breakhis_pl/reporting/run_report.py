@@ -39,6 +39,12 @@ RESULT_FILES = (PREDICTIONS_CSV, METRICS_JSON, "confusion_matrix.png")
 GALLERY_HEADINGS = {MISTAKE: "Most confident mistakes", HARD_PATIENT: "Hardest patients", CORRECT: "Correct, by class"}
 
 
+CASES = (
+    "The authors of BreakHis count every slide as a patient; slides whose names share a number form a case. Images of "
+    "a case resemble each other, so intervals and tests resample cases, not images."
+)
+
+
 @dataclass(frozen=True)
 class Result:
     """Metrics of a subset, and the pixels of its confusion matrix; uint8, (height, width, 3), RGB."""
@@ -163,10 +169,7 @@ def _data_sentence(run: Run, split: pd.DataFrame) -> str:
             n_patients, n_cases = rows["patient"].nunique(), rows["case"].nunique()
             counts = ", ".join(f"{n:,} {name}" for name, n in run.data["n_images"][subset].items())
             parts.append(f"{verb} {len(rows):,} images ({counts}) of {n_patients:,} patients in {n_cases:,} cases")
-    return (
-        f"{', '.join(parts)}. A patient is the authors' unit, one slide; a case has the slides of one accession "
-        "number. Images of one case resemble each other, so intervals resample cases."
-    )
+    return f"{', '.join(parts)}. {CASES}"
 
 
 def _result_sentence(predictions: Predictions, metrics: Mapping[str, Any]) -> str:
@@ -177,7 +180,7 @@ def _result_sentence(predictions: Predictions, metrics: Mapping[str, Any]) -> st
             n_missed = int((~predictions.correct[is_class]).sum())
             this, other = predictions.classes[index], predictions.classes[1 - index]
             sentence += (
-                f" Of {is_class.sum():,} {this} images, {n_missed:,} are called {other}: {name} "
+                f" Of {is_class.sum():,} {this} images, {n_missed:,} are predicted as {other}: {name} "
                 f"{format_estimate(metrics[name])}."
             )
     return sentence
@@ -204,10 +207,13 @@ def _class_table(metrics: Mapping[str, Any]) -> Table:
     total = [f"{metrics['n_images']:,}", f"{metrics['n_cases']:,}"]
     rows += [
         [heading, *(metrics[f"{kind}_{each}"] for each in names), *total]
-        for kind, heading in (("weighted", "weighted by images"), ("macro", "mean of the classes"))
+        for kind, heading in (("weighted", "weighted average"), ("macro", "macro average"))
     ]
     headings = ["Class", *(METRICS[name].title for name in names), "Images", "Cases"]
-    return Table("By class, with 95 % intervals over cases", headings, rows, emphasized={len(labels)})
+    columns = zip(labels, zip(*metrics["confusion_matrix"], strict=True), strict=True)
+    never = [name for name, counts in columns if sum(counts) == 0]
+    note = f"Never predicted, so that precision counts as 0: {', '.join(never)}." if never else None
+    return Table("By class, with 95% intervals over cases", headings, rows, emphasized={len(labels)}, note=note)
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> Table:
@@ -215,7 +221,7 @@ def _metrics_table(metrics: Mapping[str, Any]) -> Table:
         [metric.title, metrics[metric.name], metric.meaning] for metric in shown("report", len(metrics["class_names"]))
     ]
     return Table(
-        "Other metrics, with 95 % intervals over cases", ["Metric", "Value", "Meaning"], rows, texts={"Meaning"}
+        "Other metrics, with 95% intervals over cases", ["Metric", "Value", "Meaning"], rows, texts={"Meaning"}
     )
 
 
@@ -275,7 +281,7 @@ def published_sentences(runs: Sequence[Run]) -> list[str]:
     sentences = []
     for run in runs:
         otto, ours = OTTO2022.get(run.model or ""), run.estimate(MAIN_METRIC)
-        if otto is not None and ours is not None and ours["ci95"] is not None and not run.predicts_one_class:
+        if otto is not None and ours is not None and ours["ci95"] is not None and run.one_class is None:
             theirs, (low, high) = otto.values()[MAIN_METRIC], ours["ci95"]
             side = "inside" if low <= theirs <= high else "outside"
             sentences.append(
@@ -304,10 +310,10 @@ def _history_picture(run: Run, title: str) -> Picture | None:
 def _history_sentence(run: Run) -> str:
     selection = None if run.record is None else run.record.selection
     if selection is None:
-        return f"The last of {len(run.history)} epochs is evaluated; nothing was selected by the test curve."
+        return f"The last of {len(run.history)} epochs is evaluated. Test images select nothing."
     return (
-        f"Epoch {selection['best_epoch']} of {len(run.history)} is evaluated, the best by {selection['monitor']}; "
-        "nothing was selected by the test curve."
+        f"Epoch {selection['best_epoch']} of {len(run.history)} is evaluated, the best by {selection['monitor']}. Test "
+        "images select nothing."
     )
 
 
@@ -325,8 +331,8 @@ def _ranking_pictures(
         reached = [f"{_highest(roc, rate):.0%} at {rate:.0%}" for rate in (0.05, 0.1, 0.2)]
         alt = f"ROC curve, {area}. True positive rate by false positive rate: {', '.join(reached)}."
         caption = (
-            "ROC curve. The band holds 95 % at each false positive rate, not the whole curve: quantiles of 2,000 "
-            "draws of cases, widened for their number."
+            "ROC curve. The band is the 95% interval of the true positive rate at each false positive rate, not of "
+            "the whole curve (2,000 draws of cases)."
         )
         yield picture_of(figure, alt=alt), caption
         area = f"average precision {format_estimate(metrics['average_precision'])}"
@@ -346,8 +352,7 @@ def _ranking_pictures(
     bins = reliability_bins(predictions)
     figure = reliability_figure(bins, label=error, positive=positive, title=f"Reliability: {title}", note=note)
     caption = (
-        f"Reliability: how often images are {positive} that were given a probability. On the dotted line, "
-        "probabilities equal frequencies."
+        f"Reliability: the fraction of {positive} images by predicted probability. On the dotted line they are equal."
     )
     yield picture_of(figure, alt=f"Reliability diagram, {error}."), caption
 
@@ -362,7 +367,7 @@ def _calibration_table(metrics: Mapping[str, Any]) -> Table | None:
         return None
     rows = [[metric.title, metrics[metric.name], calibrated[metric.name]] for metric in shown("calibration")]
     headings = ["Metric", "As trained, threshold 0.5", "Calibrated, chosen threshold"]
-    return Table("On the test images, with 95 % intervals over cases", headings, rows)
+    return Table("On the test images, with 95% intervals over cases", headings, rows)
 
 
 def _calibration_sentence(metrics: Mapping[str, Any]) -> str:
@@ -371,9 +376,10 @@ def _calibration_sentence(metrics: Mapping[str, Any]) -> str:
         return ""
     fitted_on, positive = calibrated["fitted_on"], metrics["class_names"][-1]
     return (
-        f"Fitted on {fitted_on['n_images']:,} validation images of {fitted_on['n_cases']:,} cases, never on test "
-        f"images: temperature {calibrated['temperature']:.3f}, and {positive} from a calibrated probability of "
-        f"{calibrated['threshold']:.3f} on, for a sensitivity of {calibrated['wanted_sensitivity']:g} there."
+        f"Temperature {calibrated['temperature']:.3f} and threshold {calibrated['threshold']:.3f} were fitted on "
+        f"{fitted_on['n_images']:,} validation images of {fitted_on['n_cases']:,} cases, never on test images. Images "
+        f"with a calibrated probability of at least the threshold are predicted as {positive}; on validation images, "
+        f"this gives a sensitivity of {calibrated['wanted_sensitivity']:g} or more."
     )
 
 
@@ -425,9 +431,9 @@ def _tumor_type_table(metrics: Mapping[str, Any]) -> Table | None:
 def _types_sentence(types: Mapping[str, Any]) -> str:
     return (
         "The network was trained on the eight tumor types; everything above uses the sums of their probabilities over "
-        f"benign and malignant types. {format_estimate(types['accuracy'])} of the images are given their own type; "
-        f"weighted F1 {format_estimate(types['weighted_f1'])}. Loss and accuracy over the epochs are those of the "
-        "eight types. Most types have one to five cases here: a row says little about other patients."
+        f"benign and malignant types. {format_estimate(types['accuracy'])} of the images are predicted as their own "
+        f"type; weighted F1 {format_estimate(types['weighted_f1'])}. Loss and accuracy over the epochs are those of "
+        "the eight types. Most types have one to five cases here: a row says little about other patients."
     )
 
 
@@ -447,7 +453,7 @@ def _configuration(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str,
         if isinstance(value, Mapping) and value
     ]
     alone = [(name, _yaml(value)) for name, value in config.items() if not isinstance(value, Mapping)]
-    return [*groups, ("the run", alone)]
+    return [*groups, ("other keys", alone)]
 
 
 def _yaml(value: object) -> str:
@@ -459,7 +465,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if record is None:
         return []
     seconds = (record.seconds or {}).get("total")
-    changes = {None: None, True: "yes: the commit does not say everything", False: "none"}[record.uncommitted_changes]
+    changes = {None: None, True: "yes: the code is not that of the commit", False: "none"}[record.uncommitted_changes]
     n_parameters = record.model.get("n_parameters")
     facts = {
         "Commit": record.commit,

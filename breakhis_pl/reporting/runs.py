@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from breakhis_pl.data.dataset import INCOMPLETE_NOTE, SYNTHETIC_NOTE
@@ -14,7 +15,10 @@ from breakhis_pl.metrics.evaluation import ENSEMBLE_JSON, METRICS_JSON, evaluate
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, read_predictions, table_checksum
 from breakhis_pl.reporting.pages import Estimate
 from breakhis_pl.reporting.reference_results import FOLD, MAGNIFICATION, N_TEST_IMAGES, OTTO2022
-from breakhis_pl.run_folder import RunFolder, RunRecord
+from breakhis_pl.run_folder import RUN_JSON, RunFolder, RunRecord
+
+ALMOST_ALL = 0.95
+"""Fraction of images of one predicted class above which a network has learned next to nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +103,17 @@ class Run:
         return self.is_on_otto2022_split and not self.is_incomplete and n_images == N_TEST_IMAGES
 
     @property
-    def predicts_one_class(self) -> bool:
-        """Whether every test image is predicted as the same class."""
-        return self.predictions is not None and len(set(self.predictions.predicted.tolist())) == 1
+    def one_class(self) -> str | None:
+        """Class that all images are predicted as, or almost all although fewer are of it; None if there is none."""
+        if self.predictions is None:
+            return None
+        predicted, target = (
+            np.bincount(each, minlength=self.predictions.n_classes) / len(self.predictions)
+            for each in (self.predictions.predicted, self.predictions.target)
+        )
+        index = int(predicted.argmax())
+        is_alone = predicted[index] == 1 or (predicted[index] >= ALMOST_ALL and target[index] < predicted[index] - 0.05)
+        return self.predictions.classes[index] if is_alone else None
 
     @property
     def selected_epoch(self) -> int | None:
@@ -135,7 +147,7 @@ class Run:
 
 def is_run_folder(folder: Path) -> bool:
     """Whether a folder is that of a run, finished or refused, or of an ensemble."""
-    return any((folder / name).exists() for name in ("run.json", ENSEMBLE_JSON, ".hydra"))
+    return any((folder / name).exists() for name in (RUN_JSON, ENSEMBLE_JSON, ".hydra"))
 
 
 def read_run(folder: Path, *, name: str | None = None, place: str = "test") -> Run:
@@ -147,26 +159,41 @@ def read_run(folder: Path, *, name: str | None = None, place: str = "test") -> R
         place: Folder of the result inside it.
     """
     name = folder.name if name is None else name
-    if (folder / ENSEMBLE_JSON).is_file():
-        ensemble = json.loads((folder / ENSEMBLE_JSON).read_text(encoding="utf-8"))
-        model = f"ensemble of {len(ensemble['members'])}"
-        return Run(name, folder, None, "finished", model=model, data=ensemble, **_read_result(folder))
-    if not (folder / "run.json").is_file():
-        return Run(name, folder, None, "refused", error=_reason_of_refusal(folder))
+    record: RunRecord | None = None
+    facts: dict[str, Any] = {}
     try:
+        if (folder / ENSEMBLE_JSON).is_file():
+            ensemble = _read_json(folder / ENSEMBLE_JSON)
+            facts = {"model": f"ensemble of {len(ensemble['members'])}", "data": ensemble}
+            return Run(name, folder, None, "finished", **facts, **_read_result(folder))
+        if not (folder / RUN_JSON).is_file():
+            return Run(name, folder, None, "refused", error=_reason_of_refusal(folder))
         record = RunFolder(folder).read()
-    except RunFolderError as error:
-        return Run(name, folder, None, "unreadable", error=str(error))
-    history = folder / "history.csv"
-    facts: dict[str, Any] = {"model": model_name(record.config), "data": record.data}
-    if history.is_file():
-        facts["history"] = pd.read_csv(history)
-    try:
+        facts = {"model": model_name(record.config), "data": record.data}
         result = _read_result(folder / place)
+        history = folder / "history.csv"
+        if history.is_file():
+            facts["history"] = _read_history(history)
     except BreakHisError as error:
-        return Run(name, folder, record, record.status, error=str(error), **facts)
-    reason = record.error if record.error or result else "no result yet"
+        status = "unreadable" if record is None else record.status
+        return Run(name, folder, record, status, error=str(error), **facts)
+    reason = record.error if record.error or result else f"no {place}/{PREDICTIONS_CSV}"
     return Run(name, folder, record, record.status, error=reason, **facts, **result)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{path}: is damaged ({error}); delete it and run evaluate.py again") from error
+    return content
+
+
+def _read_history(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:
+        raise RunFolderError(f"{path}: is damaged ({error}); delete it, its curves are lost") from error
 
 
 def _read_result(folder: Path) -> dict[str, Any]:
@@ -174,7 +201,7 @@ def _read_result(folder: Path) -> dict[str, Any]:
     table, path = folder / PREDICTIONS_CSV, folder / METRICS_JSON
     if not table.is_file():
         return {}
-    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    metrics = _read_json(path) if path.is_file() else {}
     if metrics.get("predictions_checksum") != table_checksum(table):
         metrics = evaluate_table(table)
     return {"metrics": metrics, "predictions": read_predictions(table)}
@@ -213,6 +240,8 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
         RunFolderError: If one does not exist or holds no run.
     """
     found: list[Path] = []
+    if not folders:
+        raise RunFolderError("runs=[]: names no run; name a sweep folder, or run folders")
     for folder in folders:
         inside = [folder] if is_run_folder(folder) else sorted(filter(is_run_folder, folder.glob("*/")))
         if not inside:
@@ -238,5 +267,18 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     for n_parts in range(1, max(len(path.parts) for path in full)):
         names = ["_".join(path.parts[-n_parts:]) for path in full]
         if len(set(names)) == len(names):
-            return names
+            return shorten(names)
     return [str(path) for path in full]
+
+
+def shorten(names: Sequence[str]) -> list[str]:
+    """Drop the words at the end that all names share.
+
+    Example:
+        >>> shorten(["resnet18_demo_epochs2", "wide_resnet50_2_demo_epochs2"])
+        ['resnet18', 'wide_resnet50_2']
+    """
+    words = [name.split("_") for name in names]
+    while len(words) > 1 and len({each[-1] for each in words}) == 1 and all(len(each) > 1 for each in words):
+        words = [each[:-1] for each in words]
+    return ["_".join(each) for each in words]

@@ -79,7 +79,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step, for the life of the process.
 
     The activations of a step are large. Memory that is given back to the system is mapped and zeroed again in every
-    step, which takes some 10 % of the time on a CPU.
+    step, which takes some 10% of the time on a CPU.
 
     Source:
         mallopt(3); has no effect without glibc.

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 PACKAGES = ("torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pillow", "scikit-learn")
 
 
 def command_line() -> str:
-    """Return the command that started this process, ready to paste."""
-    return shlex.join(["uv", "run", Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command that repeats this run in a new folder, ready to paste; of a sweep, that of the one run."""
+    arguments = sys.argv[1:]
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        arguments = list(HydraConfig.get().overrides.task)
+    arguments = [each for each in arguments if not each.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    return shlex.join(["uv", "run", Path(sys.argv[0]).name, *arguments])
 
 
 def now() -> str:

@@ -76,7 +76,7 @@ def make_table(
 
 
 def constant_table(**options: Any) -> Predictions:
-    """Draw predictions of a network that calls every image malignant."""
+    """Draw predictions of a network that predicts every image as malignant."""
     table = make_table(**options)
     table.probabilities[:, 1] = 0.51 + 0.04 * table.probabilities[:, 1]
     table.probabilities[:, 0] = 1 - table.probabilities[:, 1]
@@ -113,6 +113,9 @@ def write_run(
     """
     config = OmegaConf.to_container(OmegaConf.merge(copy.deepcopy(CONFIG), OmegaConf.from_dotlist(list(overrides))))
     counts = {"train": {"benign": 20, "malignant": 40}, "test": {"benign": 20, "malignant": 20}}
+    if table is not None:
+        named = Counter(np.where(table.target == 0, "benign", "malignant").tolist())
+        counts["test"] = dict(named)
     if with_val:
         counts["val"] = {"benign": 1, "malignant": 1}
     values: dict[str, Any] = {

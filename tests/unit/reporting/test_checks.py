@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from breakhis_pl.metrics.evaluation import evaluate
 from breakhis_pl.metrics.predictions import Predictions
 from breakhis_pl.reporting import checks
 from breakhis_pl.reporting.checks import DOCUMENTATION, documentation_link, run_checks
-from breakhis_pl.reporting.runs import read_run
+from breakhis_pl.reporting.runs import Run, read_run
 from tests.unit.reporting.conftest import HISTORY, constant_table, make_table, write_run
 
 MANY_CASES: dict[str, Any] = {"n_patients": 24, "n_cases": 24, "n_images": 4}
@@ -33,6 +34,12 @@ def overconfident() -> Predictions:
     """Give decisions that are little better than chance a probability of 0.999."""
     table = make_table(skill=0.3, **MANY_CASES)
     return replace(table, probabilities=np.where(np.eye(2)[table.predicted] > 0, 0.999, 0.001))
+
+
+def with_threshold(threshold: float) -> Predictions:
+    """Predict images as malignant from another threshold than 0.5 on."""
+    table = good_table()
+    return replace(table, predicted=(table.prob_positive >= threshold).astype(np.int64))
 
 
 def wrong_patient() -> Predictions:
@@ -60,6 +67,8 @@ FAULTS: dict[str, tuple[Callable[[], Predictions], tuple[str, ...], dict[str, An
     "C10": (overconfident, (), {}),
     "C11": (wrong_patient, (), {}),
     "C12": (good_table, ("trainer.limit_train_batches=2",), {}),
+    "C13": (lambda: with_threshold(0.9), (), {}),
+    "C14": (good_table, (), {"data": {"n_images": {"test": {"benign": 50, "malignant": 50}, "val": {"benign": 1}}}}),
 }
 
 
@@ -71,6 +80,23 @@ def test_a_good_run_passes_every_check(tmp_path: Path) -> None:
 def test_a_run_with_one_fault_fails_its_check_alone(tmp_path: Path, code: str) -> None:
     table, overrides, facts = FAULTS[code]
     assert codes_of(write_run(tmp_path / "run", table(), *overrides, **facts)) == [code]
+
+
+def test_a_network_that_predicts_almost_one_class_is_reported(tmp_path: Path) -> None:
+    table = constant_table(**MANY_CASES)
+    table.predicted[:2], table.probabilities[:2] = 0, (0.6, 0.4)
+    (check,) = run_checks(read_run(write_run(tmp_path / "run", table)))
+    assert check.code == "C01"
+    assert "94 of 96" in check.text
+    perfect = make_table(skill=9, **MANY_CASES)
+    rare = perfect.take((perfect.target == 1) | (np.arange(len(perfect)) < 2))
+    assert "C01" not in codes_of(write_run(tmp_path / "rare", rare))
+
+
+def test_a_table_without_a_run_has_the_checks_of_its_predictions_alone() -> None:
+    table = constant_table(**MANY_CASES)
+    run = Run("table", Path(), None, "finished", metrics=evaluate(table, n_draws=200), predictions=table)
+    assert [check.code for check in run_checks(run)] == ["C01"]
 
 
 def test_overfitting_is_reported_beyond_its_limit_only(tmp_path: Path) -> None:

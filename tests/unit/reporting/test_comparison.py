@@ -10,7 +10,8 @@ import pytest
 from breakhis_pl.errors import PredictionsError, RunFolderError
 from breakhis_pl.metrics.paired import holm, mcnemar, pooled_differences
 from breakhis_pl.metrics.registry import METRICS
-from breakhis_pl.reporting.comparison import compare_configurations, compare_runs, write_comparison
+from breakhis_pl.reporting.comparison import write_comparison
+from breakhis_pl.reporting.pairs import compare_configurations, compare_runs, conclusions
 from breakhis_pl.reporting.repeats import repeats
 from breakhis_pl.reporting.runs import Run, read_run
 from tests.unit.reporting.conftest import ParsedPage, constant_table, make_table, metrics_of, with_decisions, write_run
@@ -137,6 +138,34 @@ def test_a_few_runs_on_other_images_are_named_with_a_reason(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("is_constant", [False, True])
+def test_a_pair_with_a_network_that_predicts_one_class_is_not_tested(tmp_path: Path, is_constant: bool) -> None:
+    write_run(tmp_path / "a", make_table(skill=3))
+    write_run(tmp_path / "b", make_table(skill=0))
+    write_run(tmp_path / "c", constant_table() if is_constant else make_table(skill=1, seed=3))
+    pairs = {(pair.first, pair.second): pair for pair in compare_runs(read_runs(tmp_path))}
+    assert bool(pairs["a", "c"].reason) is is_constant
+    assert bool(pairs["a", "c"].differences) is not is_constant
+    tested = pairs["a", "b"]
+    p = tested.differences["weighted_f1"].p
+    assert p is not None
+    assert (tested.p_holm["weighted_f1"] == p) is is_constant  # Holm counts tests, not pairs
+
+
+def test_of_many_pairs_those_with_a_difference_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", make_table(skill=4, n_cases=8))
+    for number in range(4):
+        write_run(tmp_path / f"b{number}", make_table(skill=-2, seed=number, n_cases=8), f"seed={number}")
+    write_run(tmp_path / "c", constant_table(n_cases=8))
+    first, *others = conclusions(pairs := compare_runs(read_runs(tmp_path)))
+    assert len(pairs) == 15
+    n_shown = sum(pair.is_shown for pair in pairs)
+    assert n_shown >= 3
+    assert f"{n_shown} of 10 " in first
+    assert len(others) == n_shown
+    assert not any("c " in text for text in others)
+
+
+@pytest.mark.parametrize("is_constant", [False, True])
 def test_nothing_is_concluded_from_networks_that_predict_one_class(tmp_path: Path, is_constant: bool) -> None:
     write_run(tmp_path / "resnet18", make_table(skill=3))
     other = constant_table() if is_constant else make_table(skill=0)
@@ -144,8 +173,8 @@ def test_nothing_is_concluded_from_networks_that_predict_one_class(tmp_path: Pat
     (pair,) = compare_runs(read_runs(tmp_path))
     text = write_comparison(tmp_path)[0].read_text(encoding="utf-8")
     points = "".join(re.findall("^- .*$", text.split("## Differences")[1].split("##")[0], re.MULTILINE))
-    assert pair.learned is not is_constant
-    assert (f"{abs(pair.differences['weighted_f1'].value):.3f}" in points) is not is_constant
+    assert (pair.reason is not None) is is_constant
+    assert ("p = " in points or "p < " in points) is not is_constant
     assert ("Wide-ResNet-50" in text.split("## Size")[1]) is not is_constant
 
 
@@ -156,13 +185,15 @@ def test_runs_without_a_result_are_listed_and_do_not_stop_the_others(tmp_path: P
     (tmp_path / "refused" / ".hydra").mkdir(parents=True)
     (tmp_path / "refused" / "train.log").write_text("INFO\nERROR data.fold=7\n")
     (write_run(tmp_path / "unreadable") / "run.json").write_text('{"status": "fini')
+    (write_run(tmp_path / "no history", make_table()) / "history.csv").write_text("")
+    (write_run(tmp_path / "no metrics", make_table()) / "test/metrics.json").write_text('{"weighted_f1": ')
     (write_run(tmp_path / "damaged", make_table()) / "test/predictions.csv").write_text("image\n1.png\n")
     write_run(tmp_path / "without test")
     (tmp_path / "no run").mkdir()
     path, _ = write_comparison(tmp_path)
     table = read_csv(tmp_path)
     status = {name: name for name in ("failed", "running", "refused", "unreadable")}
-    status |= {"damaged": "finished", "without test": "finished"}
+    status |= dict.fromkeys(("damaged", "without test", "no history", "no metrics"), "finished")
     assert table["status"].to_dict() == status | {"run0": "finished", "run1": "finished"}
     assert set(table.index[table["accuracy"].isna()]) == set(status)
     listed = {row[0].strip(): row[-1].strip() for row in markdown_tables(path)[-1][2:]}
@@ -199,9 +230,11 @@ def test_runs_of_several_folders_get_names_of_their_own(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_runs(tmp_path / name, 1)
     write_comparison(tmp_path / "out", [tmp_path / "a", tmp_path / "b" / "run0"])
-    assert list(read_csv(tmp_path / "out").index) == ["a_run0", "b_run0"]
+    assert list(read_csv(tmp_path / "out").index) == ["a", "b"]
     with pytest.raises(PredictionsError, match="run0"):
         write_comparison(tmp_path / "out", [tmp_path / "a", tmp_path / "a" / "run0"])
+    with pytest.raises(RunFolderError, match="runs"):
+        write_comparison(tmp_path / "out", [])
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "nowhere"):
         with pytest.raises(RunFolderError, match=folder):

@@ -15,7 +15,7 @@ from breakhis_pl.reporting import figures
 from breakhis_pl.reporting.curves import precision_recall_curve, reliability_bins, roc_curve
 from tests.unit.reporting.conftest import HISTORY, constant_table, make_table
 
-TITLE = r"50 % of $\unknown$ and $y_1$ " * 6  # long, and not a formula
+TITLE = r"50% of $\unknown$ and $y_1$ " * 6  # long, and not a formula
 COUNTS = [[119, 49], [25, 404]]
 WITH_VAL = HISTORY.assign(val_loss=[0.5, 0.4, 0.5], val_accuracy=[0.7, 0.8, 0.7])
 

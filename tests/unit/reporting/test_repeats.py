@@ -1,5 +1,6 @@
 """Runs that repeat one configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from breakhis_pl.reporting.repeats import repeats
 from breakhis_pl.reporting.runs import Run, read_run
-from tests.unit.reporting.conftest import make_table, write_run
+from tests.unit.reporting.conftest import constant_table, make_table, write_run
 
 
 def read_runs(folder: Path, *overrides: str) -> list[Run]:
@@ -63,6 +64,21 @@ def test_seeds_of_one_split_are_averaged_without_folds(tmp_path: Path) -> None:
     assert group.over_folds("accuracy") is None
     values = [value(run, "accuracy") for run in runs]
     assert group.over_seeds("accuracy") == pytest.approx((np.mean(values), np.std(values, ddof=1), 2))
+
+
+def test_a_copy_of_a_run_counts_once(tmp_path: Path) -> None:
+    (run,) = read_runs(tmp_path, "seed=0")
+    (group,) = repeats([run, replace(run, name="copy")])
+    assert group.runs == (run,)
+
+
+def test_a_mean_says_which_networks_predict_one_class_and_whether_splits_differ(tmp_path: Path) -> None:
+    runs = read_runs(tmp_path, "data.split=ratio seed=0", "data.split=ratio seed=1")
+    assert repeats(runs)[0].remark == ""
+    constant = read_run(write_run(tmp_path / "c", constant_table(prefix="x"), "data.split=ratio", "seed=2"))
+    (group,) = repeats([*runs, constant])
+    assert "2 splits" in group.remark
+    assert "1 of 3" in group.remark
 
 
 def test_runs_without_a_result_are_kept_apart(tmp_path: Path) -> None:
