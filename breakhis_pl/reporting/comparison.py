@@ -29,7 +29,7 @@ from breakhis_pl.reporting.pages import (
 )
 from breakhis_pl.reporting.pairs import MAX_RUNS_IN_PAIRS, compare_configurations, compare_runs, conclusions, pair_table
 from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
-from breakhis_pl.reporting.repeats import Repeats, Spread, repeats
+from breakhis_pl.reporting.repeats import Repeats, Spread, repeats, with_names
 from breakhis_pl.reporting.run_report import (
     CASES,
     magnification_text,
@@ -64,7 +64,8 @@ def write_comparison(folder: Path, runs: Sequence[Path] | None = None) -> tuple[
     """
     found = find_runs([folder] if runs is None else runs)
     names = shorten([path.name for path in found]) if runs is None else distinct_names(found)
-    return write_runs(folder, [read_run(path, name=name) for path, name in zip(found, names, strict=True)])
+    runs_read = [read_run(path, name=name) for path, name in zip(found, names, strict=True)]
+    return write_runs(folder, with_names(runs_read))
 
 
 def write_runs(folder: Path, runs: Sequence[Run], *, lead: str | None = None) -> tuple[Path, list[Check]]:
@@ -222,12 +223,12 @@ def _sections(folder: Path, runs: Sequence[Run]) -> Iterator[Section]:
             [
                 run.name,
                 "running, or killed" if run.status == "running" else run.status,
-                run.model,
+                run.folder.name,
                 (run.error or "no reason given").splitlines()[0][:300],
             ]
             for run in failed
         ]
-        headings = ["Run", "Status", "Model", "Reason"]
+        headings = ["Run", "Status", "Folder", "Reason"]
         table = Table("Runs that did not finish, or have no result", headings, rows, texts=headings)
         yield Section("failures", "Runs without a result", tables=[table])
 
@@ -301,11 +302,10 @@ def _spread_text(found: Spread | None) -> str | None:
 
 def _result_section(folder: Path, runs: Sequence[Run]) -> Section:
     metrics = shown("comparison")
-    headings = ["Run", "Model", *(metric.title for metric in metrics), "Test images", "Fold", "Seed"]
+    headings = ["Run", *(metric.title for metric in metrics), "Test images", "Fold", "Seed"]
     rows: list[list[Cell]] = [
         [
             _link(folder, run),
-            run.model,
             *(run.estimate(metric.name) for metric in metrics),
             f"{len(run.predictions or ()):,}",
             *(None if value is None else str(value) for value in (run.fold, run.seed)),
@@ -317,10 +317,10 @@ def _result_section(folder: Path, runs: Sequence[Run]) -> Section:
     for group in groups:
         spreads = (_spread_text(group.over_seeds(metric.name)) for metric in metrics)
         name = f"{group.name}, {len(group.seeds)} seeds{group.remark}"
-        rows.append([name, group.runs[0].model, *spreads, None, None, None])
+        rows.append([name, *spreads, None, None, None])
     if groups:
         notes.append("±: standard deviation over runs of different seeds, otherwise configured alike.")
-    table = Table("Each run with its intervals", headings, rows, texts={"Model"})
+    table = Table("Each run with its intervals", headings, rows)
     return Section("results", "Results on the test images", tables=[table], notes=notes)
 
 

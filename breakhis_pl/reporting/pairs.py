@@ -95,10 +95,10 @@ def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
 
 
 def _one_class(runs: Sequence[Run]) -> str | None:
-    names = {run.name: run.one_class for run in runs if run.one_class is not None}
-    if not names:
-        return None
-    return "no conclusion: " + " and ".join(f"{name} predicts only {one_class}" for name, one_class in names.items())
+    names = [f"{run.name} predicts only {run.one_class}" for run in runs if run.one_class is not None]
+    if len(runs) > 2 and names:
+        return f"no conclusion: {len(names)} of {len(runs)} networks predict one class only"
+    return f"no conclusion: {' and '.join(names)}" if names else None
 
 
 def _other_images(first: Run, second: Run) -> str | None:
@@ -158,6 +158,8 @@ def conclusions(pairs: Sequence[Pair]) -> list[str]:
     if len(pairs) <= MAX_CONCLUSIONS:
         return texts
     n_shown, n_compared = sum(pair.is_shown for pair in pairs), sum(pair.reason is None for pair in pairs)
+    if n_compared == 0:
+        return ["No pair of runs can be compared: one class only, or other test images."]
     counts = (
         f"A difference in {_title()} is shown for {n_shown} of {n_compared} compared pairs. That none is shown does "
         "not mean that there is none."

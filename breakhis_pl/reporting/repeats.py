@@ -7,8 +7,9 @@ counts once.
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from breakhis_pl.config import flatten
@@ -119,15 +120,11 @@ def spread(values: Sequence[float]) -> Spread | None:
 def repeats(runs: Sequence[Run]) -> list[Repeats]:
     """Group runs by configuration; runs without one are left out."""
     groups: dict[str, list[Run]] = {}
-    known: set[tuple[object, ...]] = set()
     configs: dict[str, dict[str, str]] = {}
+    known: set[tuple[object, ...]] = set()
     for run in runs:
         if run.config:
-            config = {
-                key: value if isinstance(value, str) else json.dumps(value)
-                for key, value in flatten(run.config).items()
-                if not key.startswith(NOT_COMPARED)
-            }
+            config = _compared(run, NOT_COMPARED)
             key = json.dumps(config, sort_keys=True)
             result = run.metrics and run.metrics["predictions_checksum"]
             if result is not None and (key, run.fold, run.seed, result) in known:
@@ -146,6 +143,28 @@ def repeats(runs: Sequence[Run]) -> list[Repeats]:
     ]
 
 
+def with_names(runs: Sequence[Run]) -> list[Run]:
+    """Name runs by network and what distinguishes their configurations, as in "resnet18 fold 1 seed 0".
+
+    Runs of the same configuration, and runs without one, keep their names.
+    """
+    named = [run for run in runs if run.config]
+    kept = tuple(key for key in NOT_COMPARED if key not in ("seed", "data.fold"))
+    names = _names([run.model or "" for run in named], [_compared(run, kept) for run in named])
+    counts = Counter(names)
+    by_run = {id(run): name for run, name in zip(named, names, strict=True) if counts[name] == 1}
+    return [replace(run, name=by_run.get(id(run), run.name)) for run in runs]
+
+
+def _compared(run: Run, not_compared: tuple[str, ...]) -> dict[str, str]:
+    """Return the configuration of a run without some keys, as text."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in flatten(run.config).items()
+        if not key.startswith(not_compared)
+    }
+
+
 def _names(models: Sequence[str], configs: Sequence[Mapping[str, str]]) -> list[str]:
     """Name each configuration: its network, then the keys that distinguish it from others of this name."""
     names = list(models)
@@ -155,9 +174,11 @@ def _names(models: Sequence[str], configs: Sequence[Mapping[str, str]]) -> list[
             differing = [
                 len({other for model, other in zip(names, values, strict=True) if model == name}) > 1 for name in names
             ]
-            short = key.removesuffix("._target_")
+            words = {"data.fold": "fold ", "seed": "seed "}
+            short = words.get(key, f"{key.removesuffix('._target_')}=")
+            is_class = key.endswith("._target_")
             names = [
-                f"{name}, {short}={value.rpartition('.')[2] if short != key else value}" if differs else name
+                f"{name} {short}{value.rpartition('.')[2] if is_class else value}" if differs else name
                 for name, value, differs in zip(names, values, differing, strict=True)
             ]
     return names

@@ -153,7 +153,8 @@ def test_a_new_metric_is_one_entry_and_appears_in_every_file(tmp_path: Path, mon
     of_run = format_estimate(found["resnet18_seed0"]["kappa"])
     for text in (classification_report(found["resnet18_seed0"]), read_text(page)):
         assert re.search(rf"Cohen's kappa\s*{re.escape(of_run)}", text)
-    comparison = pd.read_csv(tmp_path / "comparison.csv").set_index("run")["kappa"]
+    table = pd.read_csv(tmp_path / "comparison.csv")
+    comparison = dict(zip(table["folder"].map(lambda folder: Path(folder).name), table["kappa"], strict=True))
     pages = [read_text(tmp_path / file) for file in ("comparison.md", "comparison.html")]
     for name, metrics in found.items():
         assert comparison[name] == metrics["kappa"]["value"]

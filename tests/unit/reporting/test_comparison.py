@@ -32,7 +32,8 @@ def read_runs(folder: Path) -> list[Run]:
 
 
 def read_csv(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "comparison.csv", index_col="run")
+    table = pd.read_csv(folder / "comparison.csv")
+    return table.set_index(table["folder"].map(lambda path: Path(path).name, na_action="ignore"))
 
 
 def markdown_tables(path: Path) -> list[list[list[str]]]:
@@ -57,6 +58,7 @@ def test_comparison_csv_has_all_digits_of_every_run(tmp_path: Path) -> None:
         assert (row["parameters"], row["seconds"], row["images_per_second"]) == (11_333_702, 60, 3)
         assert row["train_minus_test_accuracy"] == pytest.approx(0.05)
     assert table["seed"].tolist() == [0, 1, 2]
+    assert table["run"].tolist() == ["resnet18 seed 0", "resnet18 seed 1", "resnet18 seed 2"]
 
 
 def test_comparison_csv_ends_with_mean_and_deviation_over_folds(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_runs_of_several_folders_get_names_of_their_own(tmp_path: Path) -> None:
     for name in ("a", "b"):
         add_runs(tmp_path / name, 1)
     write_comparison(tmp_path / "out", [tmp_path / "a", tmp_path / "b" / "run0"])
-    assert list(read_csv(tmp_path / "out").index) == ["a", "b"]
+    assert read_csv(tmp_path / "out")["run"].tolist() == ["a", "b"]
     with pytest.raises(PredictionsError, match="run0"):
         write_comparison(tmp_path / "out", [tmp_path / "a", tmp_path / "a" / "run0"])
     with pytest.raises(RunFolderError, match="runs"):

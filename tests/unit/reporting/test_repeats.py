@@ -28,10 +28,10 @@ def test_a_configuration_is_named_by_what_distinguishes_it(tmp_path: Path) -> No
     other = ("model.backbone=resnet50", "optimizer._target_=torch.optim.SGD optimizer.lr=0.1")
     runs = read_runs(tmp_path, "seed=0", "seed=1 data.fold=3", "optimizer.lr=0.1", *other)
     assert {group.name: [run.name for run in group.runs] for group in repeats(runs)} == {
-        "resnet18, optimizer=Adamax, optimizer.lr=0.0005": ["run0", "run1"],
-        "resnet18, optimizer=Adamax, optimizer.lr=0.1": ["run2"],
+        "resnet18 optimizer=Adamax optimizer.lr=0.0005": ["run0", "run1"],
+        "resnet18 optimizer=Adamax optimizer.lr=0.1": ["run2"],
         "resnet50": ["run3"],
-        "resnet18, optimizer=SGD": ["run4"],
+        "resnet18 optimizer=SGD": ["run4"],
     }
 
 
