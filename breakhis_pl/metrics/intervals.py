@@ -21,8 +21,8 @@ from breakhis_pl.metrics.registry import METRICS, Metric
 Limits = tuple[float, float] | None
 
 INTERVAL_METHOD = (
-    "standard error from a bootstrap of cases, a fifth of a coin-flip case added, Student t on the logit scale "
-    "(log_loss: logarithm; ece: plain; case_accuracy: Wilson)"
+    "Student's t with the standard error of a bootstrap over cases, 0.2 cases decided by chance added, on the logit "
+    "scale (log_loss: logarithm; ece: plain scale; case_accuracy: Wilson)"
 )
 """The method as metrics.json names it."""
 

@@ -288,7 +288,7 @@ def _lacks(groups: Sequence[Repeats]) -> Iterator[str]:
     """Name the folds and seeds that a configuration lacks."""
     for group in groups:
         missing = [str(fold) for fold in FOLDS if fold not in group.folds]
-        parts = [f"no result on fold {', '.join(missing)}"] if missing else []
+        parts = [f"no result on fold{'s' if len(missing) > 1 else ''} {', '.join(missing)}"] if missing else []
         for fold in group.folds:
             seeds = {run.seed for run in group.of_fold(fold)}
             parts += [f"fold {fold} without seed {seed}" for seed in group.seeds if seed not in seeds]

@@ -59,6 +59,7 @@ def test_a_wrong_command_is_refused(tmp_path: Path, key: str, arguments: list[st
         ("evaluate", ["run=a", "runs=b"], "runs"),
         ("evaluate", ["run=a", "sensitivity=0.9"], "sensitivity"),
         ("evaluate", ["run=a", "ensemble=true"], "ensemble"),
+        ("evaluate", ["runs=a", "tta=flips"], "tta=flips"),
         ("predict", [], "run"),
         ("predict", ["run=nowhere", "images=a.png"], "nowhere"),
         ("predict", ["run=nowhere", "images=a.png", "trainer=cpu"], "trainer.accelerator"),

@@ -105,6 +105,11 @@ def test_metrics_are_recomputed_from_a_table(finished_run: Path, tmp_path: Path)
     assert outcome.status == 0, outcome.err
     again = json.loads((copy / "test" / "metrics.json").read_text())
     assert again == json.loads((finished_run / "test" / "metrics.json").read_text())
+    shutil.move(copy / "test" / "predictions.csv", tmp_path / "other.csv")
+    outcome = run_program("evaluate", "predictions=other.csv", cwd=tmp_path)
+    assert "C06" in outcome.out + outcome.err
+    assert (tmp_path / "other_metrics.json").is_file()
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_evaluate_has_other_subsets_views_and_checkpoints(finished_run: Path, tmp_path: Path) -> None:
@@ -118,6 +123,7 @@ def test_evaluate_has_other_subsets_views_and_checkpoints(finished_run: Path, tm
         outcome = run_program("evaluate", f"run={copy}", "gallery=0", *arguments, cwd=tmp_path)
         assert outcome.status == 0, outcome.err
         assert (copy / folder / "metrics.json").is_file()
+        assert "C02" in outcome.out + outcome.err
 
 
 def test_a_checkpoint_of_another_split_is_refused(finished_run: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from breakhis_pl.run_folder import RunFolder
 from tests.programs import TINY, Outcome, run_program
 
 
@@ -59,5 +60,9 @@ def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(tmp_path: Path, synt
         "train", searchpath, "experiment=mine", *arguments, "gallery=0", "hydra.sweep.dir=sweep", cwd=tmp_path
     )
     assert outcome.status == 0, outcome.err
-    assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 2
+    records = [RunFolder(path.parent).read() for path in (tmp_path / "sweep").glob("*/run.json")]
+    commands = [record.command for record in records]  # each repeats its own run
+    assert len(set(commands)) == 2
+    assert not any("sweep" in command for command in commands)
+    assert all(f"seed={record.config['seed']}" in record.command for record in records)
     assert (tmp_path / "sweep" / "comparison.html").is_file()

@@ -111,9 +111,10 @@ def test_columns_may_come_in_any_order_and_rows_from_other_programs(tmp_path: Pa
     columns = HEADER.split(",")
     names = ['x, "y"/ä.png', "日本.png", "NA"]  # a patient of this name is no missing value
     frame = pd.DataFrame([row.split(",") for row in ROWS], columns=columns).assign(image=names, patient=names)
-    text = frame[sorted(columns)].to_csv(index=False, lineterminator="\r\n") + "\r\n,,,,,,,\r\n\r\n"
+    text = frame[sorted(columns, reverse=True)].to_csv(index=False, lineterminator="\r\n") + "\r\n,,,,,,,\r\n\r\n"
     (tmp_path / "other.csv").write_bytes(text.encode("utf-8-sig"))
     found = read_predictions(tmp_path / "other.csv")
+    assert found.classes == ("benign", "malignant")  # prob_malignant comes first here
     assert found.image.tolist() == found.patient.tolist() == names
     assert found.case.tolist() == ["C1"] * 3
     assert found.magnification.tolist() == [40, 100, 200]
