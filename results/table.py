@@ -1,4 +1,4 @@
-"""Prints the result table of the README from the runs in this folder: `uv run python results/table.py`."""
+"""Print the table of results/README.md from the runs in this folder: `uv run python results/table.py`."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ def row(run: Path) -> tuple[str, ...]:
     metrics = json.loads((run / "test" / "metrics.json").read_text(encoding="utf-8"))
     config = facts["config"]
     return (
-        f"[{run.name}]({run.relative_to(FOLDER.parent).as_posix()})",
+        f"[{run.name}]({run.relative_to(FOLDER).as_posix()})",
         config["model"]["backbone"],
         str(config["seed"]),
         str(metrics["n_images"]),

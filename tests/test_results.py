@@ -10,10 +10,10 @@ from tests.conftest import REPOSITORY
 RUNS = sorted(path.parent for path in (REPOSITORY / "results").glob("*/*/run.json"))
 
 
-def test_the_readme_shows_the_table_that_the_results_give() -> None:
+def test_the_page_of_results_shows_the_table_of_its_runs() -> None:
     table = runpy.run_path(str(REPOSITORY / "results" / "table.py"))["table"]()
     assert table.count("\n") == 2 + len(RUNS)
-    assert table in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert table in (REPOSITORY / "results" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
