@@ -74,6 +74,7 @@ def prepare() -> None:
     OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
     RunCallback.show_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    sys.path.append(str(Path.cwd()))  # parts of the user's own, by import path
     os.environ["MPLBACKEND"] = "Agg"  # figures are only saved; notebooks export backends that cannot be imported here
 
     def report(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:

@@ -124,6 +124,14 @@ class SyntheticDataConfig(SharedDataConfig):
 DataConfig: TypeAlias = Annotated[BreakHisDataConfig | SyntheticDataConfig, Field(discriminator="source")]
 
 
+class Target(Group):
+    """A class by its import path, with its keyword arguments."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    """Import path of the class."""
+
+
 class AugmentationConfig(Group):
     """Keys of `augmentation`; 0 switches a transform off."""
 
@@ -155,6 +163,8 @@ class AugmentationConfig(Group):
     """Largest rotation of the hue, as a fraction of the color circle."""
     blur: float = Field(ge=0, le=5)
     """Largest standard deviation of a Gaussian blur in pixels."""
+    own: Target | None
+    """A transform of one's own by its import path; docs/yours.md shows one."""
 
     @property
     def is_identity(self) -> bool:
@@ -165,12 +175,12 @@ class AugmentationConfig(Group):
 class ModelConfig(Group):
     """Keys of `model`."""
 
-    library: Literal["torchvision", "timm"]
-    """Library that has the backbone."""
+    library: Literal["torchvision", "timm", "python"]
+    """Library that has the backbone; python: a class of one's own by its import path."""
     backbone: str = Field(min_length=1)
-    """Name of the backbone in its library."""
+    """Name of the backbone in its library, or the import path of a torch.nn.Module that returns features."""
     arguments: dict[str, Any] | None
-    """Keyword arguments of timm.create_model."""
+    """Keyword arguments of timm.create_model, or of the class."""
     weights: str = Field(min_length=1)
     """imagenet (those of the library), none, or the path of a file."""
     head: Literal["mlp", "linear"]
@@ -188,14 +198,6 @@ class ModelConfig(Group):
     def weights_file(self) -> Path | None:
         """Path of a file of weights; None for imagenet and none."""
         return None if self.weights in ("imagenet", "none") else Path(self.weights).expanduser()
-
-
-class Target(Group):
-    """A class by its import path, with its keyword arguments."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-    target: str = Field(alias="_target_", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    """Import path of the class."""
 
 
 class OptimizerBase(Target):
@@ -654,8 +656,10 @@ def _model_rules(config: TrainConfig) -> Iterator[str]:
     model = config.model
     if model.library == "timm" and importlib.util.find_spec("timm") is None:
         yield "model.library=timm: needs the package timm; run `uv sync --extra all`"
-    if model.arguments and model.library != "timm":
-        yield f"model.arguments={model.arguments}: only for model=timm"
+    if model.arguments and model.library == "torchvision":
+        yield f"model.arguments={model.arguments}: only for model.library=timm or python"
+    if model.library == "python" and model.weights == "imagenet":
+        yield "model.weights=imagenet: model.library=python has none; set model.weights to none or a file"
     if model.freeze and model.weights == "none":
         yield "model.weights=none: model.freeze=true would keep random weights; set model.weights to imagenet or a file"
 

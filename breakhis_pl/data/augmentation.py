@@ -7,13 +7,15 @@ Parameters belong to images, not to batches: they are sampled for all images of 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional
 
-from breakhis_pl.config import AugmentationConfig
+from breakhis_pl.config import AugmentationConfig, Target
+from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.randomness import derived_seed
 
 STAIN_VECTORS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
@@ -25,7 +27,7 @@ GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 CHROMA_WEIGHTS = ((0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 """Weights of red, green and blue in I and Q of the color space YIQ (NTSC)."""
 
-Stage: TypeAlias = Literal["geometry", "stain", "blur", "color"]
+Stage: TypeAlias = Literal["geometry", "stain", "blur", "color", "own"]
 Uniform: TypeAlias = Callable[..., Tensor]
 """uniform(stream, *shape): random numbers in [0, 1); equal streams give equal numbers."""
 
@@ -109,6 +111,35 @@ def list_transforms(config: AugmentationConfig) -> tuple[Transform, ...]:
     )
 
 
+class OwnTransform(Protocol):
+    """A transform of the user's own.
+
+    Attributes:
+        n_random: How many random numbers it needs for an image.
+    """
+
+    n_random: int
+
+    def __call__(self, images: Tensor, random: Tensor) -> Tensor:
+        """Transform images, float32 (n, 3, size, size) in [0, 255], by uniform random numbers, (n, n_random)."""
+
+
+def make_own(config: Target) -> OwnTransform:
+    """Instantiate the transform of `augmentation.own`.
+
+    Raises:
+        ConfigurationError: If it does not exist, does not take its arguments, or has no `n_random`.
+    """
+    try:
+        found: OwnTransform = instantiate({**config.model_dump(), "_convert_": "all"})
+        if found.n_random < 0:
+            raise ValueError("n_random is below 0")
+    except Exception as error:  # whatever the module raises
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigurationError(f"augmentation.own={config.target}: cannot be used ({reason})") from error
+    return found
+
+
 class Augmentation:
     """Random transforms of train images.
 
@@ -119,6 +150,7 @@ class Augmentation:
 
     def __init__(self, config: AugmentationConfig, *, seed: int) -> None:
         self.is_identity = config.is_identity
+        self._own = None if config.own is None else make_own(config.own)
         self._border = config.border
         self._seed = seed
         self._transforms = [
@@ -146,7 +178,10 @@ class Augmentation:
             own = transform.parameters(transform.sample(n_images, uniform))
             # matrices map output to input coordinates: the first transform stands on the left
             tensors[transform.stage] = tensors[transform.stage] @ own if transform.stage in tensors else own
-        return AugmentationParameters({stage: tensor.to(device) for stage, tensor in tensors.items()}, self._border)
+        if self._own is not None:
+            tensors["own"] = uniform("augmentation own", n_images, self._own.n_random)
+        on_device = {stage: tensor.to(device) for stage, tensor in tensors.items()}
+        return AugmentationParameters(on_device, self._border, self._own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +191,17 @@ class AugmentationParameters:
     Attributes:
         tensors: float32, (n_images, ...), by stage; stages without a transform are absent.
         border: Fill beyond the edge of an image.
+        own: Transform of the user's own, which comes last.
     """
 
     tensors: Mapping[Stage, Tensor]
     border: Literal["black", "mirror"]
+    own: "OwnTransform | None" = None
 
     def select(self, indices: Tensor) -> "AugmentationParameters":
         """Select the parameters of some images: int64, (n_indices,)."""
         selected = {stage: tensor.index_select(0, indices) for stage, tensor in self.tensors.items()}
-        return AugmentationParameters(selected, self.border)
+        return AugmentationParameters(selected, self.border, self.own)
 
     def apply(self, images: Tensor) -> Tensor:
         """Transform images: orientation and position, then stain (slide), blur (lens) and color (camera).
@@ -185,6 +222,8 @@ class AugmentationParameters:
             images = blur(images, self.tensors["blur"])
         if "color" in self.tensors:
             images = change_color(images, self.tensors["color"])
+        if self.own is not None:
+            images = self.own(images, self.tensors["own"])
         return images
 
 

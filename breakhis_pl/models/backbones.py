@@ -1,4 +1,4 @@
-"""Networks by name: a backbone of torchvision or timm, and a head."""
+"""Networks by name: a backbone of torchvision or timm, or a class by its import path, and a head."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import torch
+from hydra.utils import get_class
 from torch import Tensor, nn
 from torchvision import models
 
@@ -54,6 +55,8 @@ def build_network(config: ModelConfig, *, n_classes: int, image_size: int, pretr
     weights = config.weights if pretrained else "none"
     if config.library == "timm":
         backbone = _create_timm(config.backbone, config.arguments or {}, pretrained=weights == "imagenet")
+    elif config.library == "python":
+        backbone = _create_own(config.backbone, config.arguments or {})
     else:
         backbone = _create_torchvision(config.backbone, image_size=image_size)
     n_features = _count_features(backbone, name=config.backbone, image_size=image_size)
@@ -115,6 +118,19 @@ def _create_timm(name: str, arguments: Mapping[str, Any], *, pretrained: bool) -
     return network
 
 
+def _create_own(path: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Create a network from the import path of its class; nothing else is called: a checkpoint may name it."""
+    try:
+        found = get_class(path)
+        if not issubclass(found, nn.Module):
+            raise TypeError("is not a torch.nn.Module")
+        return found(**arguments)
+    except Exception as error:  # whatever the module raises
+        raise ConfigurationError(
+            f"model.backbone={path}: cannot be created with model.arguments={dict(arguments)} ({error})"
+        ) from error
+
+
 def _count_features(backbone: nn.Module, *, name: str, image_size: int) -> int:
     """Return the number of features per image, from a forward pass without values on the meta device.
 
@@ -135,7 +151,8 @@ def _count_features(backbone: nn.Module, *, name: str, image_size: int) -> int:
     backbone.train()
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ConfigurationError(
-            f"model.backbone={name}: does not return one vector per image; set global_pool=avg in model.arguments"
+            f"model.backbone={name}: does not return one vector per image, (batch, n_features); with timm, set "
+            "global_pool=avg in model.arguments"
         )
     return int(features.shape[1])
 

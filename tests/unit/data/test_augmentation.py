@@ -19,11 +19,11 @@ from breakhis_pl.randomness import derived_seed
 
 MEAN, STD = torch.tensor([0.8, 0.6, 0.7]), torch.tensor([0.1, 0.15, 0.12])
 Reference = Callable[[Tensor, Tensor], Tensor]
-STRENGTHS = [name for name in AugmentationConfig.model_fields if name != "border"]
+STRENGTHS = [name for name in AugmentationConfig.model_fields if name not in ("border", "own")]
 
 
 def config(**values: Any) -> AugmentationConfig:
-    return AugmentationConfig(**{**dict.fromkeys(STRENGTHS, 0.0), "border": "black", **values})
+    return AugmentationConfig(**{**dict.fromkeys(STRENGTHS, 0.0), "border": "black", "own": None, **values})
 
 
 GEOMETRY = config(horizontal_flip=0.5, vertical_flip=0.5, rotation=45, quarter_turn=0.75, zoom=0.3, shift=0.2)
