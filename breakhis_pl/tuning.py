@@ -11,9 +11,8 @@ import secrets
 import shlex
 import shutil
 import sys
-import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -26,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from breakhis_pl.config import Choice, Range, TrainConfig, TuneConfig, TuningConfig, flatten, plain, validate
+from breakhis_pl.config import Choice, Range, TrainConfig, TuneConfig, flatten, plain, validate
 from breakhis_pl.errors import ConfigurationError, RunFolderError, TrainingError, join_truncated
 from breakhis_pl.messages import explain, mask_password
 from breakhis_pl.randomness import derived_seed
@@ -35,8 +34,6 @@ from breakhis_pl.run_folder import RunFolder, atomic_write, write_text
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback
     from optuna import Study, Trial
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
@@ -46,14 +43,10 @@ RESUME_KEYS = (
     *("tuning.n_trials", "tuning.timeout_s", "tuning.keep_checkpoints"),
 )
 """Keys that may change when a study is resumed."""
-HEARTBEAT_S, GRACE_S = 20, 60
-"""Interval of a trial's heartbeats, and time without one after which its process is taken for dead."""
-MAX_REPEATS = 2
-"""A trial whose process died is repeated at most so often."""
-MIN_FAILURES = 3
-"""A study stops if so many trials ended and all of them failed: the next one would probably fail as well."""
-MIN_FOR_IMPORTANCES = 10
-"""Importances of keys are drawn from so many complete trials on."""
+HEARTBEAT_S, GRACE_S, MAX_REPEATS = 20, 60, 2
+"""A trial without a heartbeat for `GRACE_S` lost its process, and is repeated at most `MAX_REPEATS` times."""
+MIN_FAILURES, MIN_FOR_IMPORTANCES = 3, 10
+"""Failed trials that stop a study in which none succeeded; complete trials that importances need."""
 
 Value: TypeAlias = str | int | float | bool | None
 SearchSpace: TypeAlias = Mapping[str, Choice | Range]
@@ -62,9 +55,7 @@ SearchSpace: TypeAlias = Mapping[str, Choice | Range]
 def tune(config: TuneConfig, overrides: list[str]) -> None:
     """Run trials until the study has `tuning.n_trials`; resume the study that the folder holds, if there is one.
 
-    Args:
-        config: The configuration of tune.py.
-        overrides: Overrides of the command line; those of train.py hold for every trial.
+    The overrides of train.py on the command line hold for every trial.
 
     Raises:
         BreakHisError: If the configuration is not possible, the folder holds another study, the first trials all
@@ -78,12 +69,13 @@ def tune(config: TuneConfig, overrides: list[str]) -> None:
     shared = select_train_overrides(overrides)
     check_composition(space, shared)
     study = open_study(config, space)
-    tuning = config.tuning
-    end = math.inf if tuning.timeout_s is None else time.monotonic() + tuning.timeout_s
-    while count_started(study) < tuning.n_trials and time.monotonic() < end:
-        study.optimize(lambda trial: run_trial(trial, config, space, shared), n_trials=1, catch=errors_of_values())
-        write_results(study, config, shared)
-        check_failures(study, tuning.n_trials)
+    if count_started(study) < config.tuning.n_trials:
+        study.optimize(
+            lambda trial: run_trial(trial, config, space, shared),
+            timeout=config.tuning.timeout_s,
+            catch=TrainingError,
+            callbacks=[lambda study, trial: finish_trial(study, trial, config, shared)],
+        )
     log_end(study, config)
 
 
@@ -126,21 +118,15 @@ def check_composition(space: SearchSpace, shared: Sequence[str]) -> None:
     Raises:
         ConfigurationError: If a searched key does not exist, or one of its values is not possible.
     """
-    extremes = {key: list_extremes(entry) for key, entry in space.items()}
-    for index in range(max(len(values) for values in extremes.values())):
+    extremes = {
+        key: entry.choices if isinstance(entry, Choice) else (entry.low, entry.high) for key, entry in space.items()
+    }
+    for index in range(max(map(len, extremes.values()))):
         values = write_overrides({key: each[index % len(each)] for key, each in extremes.items()})
         try:
             validate(TrainConfig, compose([*shared, *values]))
         except ConfigurationError as error:
             raise ConfigurationError(f"{error}\nsearch_space: composed with {' '.join(values)}") from error
-
-
-def list_extremes(entry: Choice | Range) -> Sequence[Value]:
-    """Return all choices, or both bounds."""
-    if isinstance(entry, Choice):
-        return entry.choices
-    number = int if entry.type == "int" else float
-    return number(entry.low), number(entry.high)
 
 
 def suggest(trial: "Trial", key: str, entry: Choice | Range) -> Value:
@@ -163,32 +149,40 @@ def open_study(config: TuneConfig, space: SearchSpace) -> "Study":
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 - comes with optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    tuning, max_epochs = config.tuning, config.trainer.max_epochs
+    pruners = {
+        "median": optuna.pruners.MedianPruner(tuning.warmup_trials, tuning.warmup_epochs),
+        "hyperband": optuna.pruners.HyperbandPruner(min(tuning.warmup_epochs, max_epochs), max_epochs),
+        "none": optuna.pruners.NopPruner(),
+    }
     config.study.mkdir(parents=True, exist_ok=True)
     path = (config.study / "study.db").absolute()
-    url = config.tuning.storage or f"sqlite:///{path}"
+    url = tuning.storage or f"sqlite:///{path}"
     wait = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # s, while another process writes
-    with FileLock(config.study / ".lock"), warnings.catch_warnings():
-        name = study_name(config, space)
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeat
+    with (
+        FileLock(config.study / ".lock"),
+        warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning),  # heartbeat
+    ):
+        name, repeat = study_name(config, space), optuna.storages.RetryHeartbeatStaleTrialCallback(MAX_REPEATS)
         try:
             storage = optuna.storages.RDBStorage(
                 url,
-                engine_kwargs=wait,
+                wait,
                 heartbeat_interval=HEARTBEAT_S,
                 grace_period=GRACE_S,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(MAX_REPEATS),
+                heartbeat_stale_trial_callback=repeat,
             )
             study = optuna.create_study(
                 storage=storage,
+                pruner=pruners[tuning.pruner],
                 study_name=name,
-                direction="minimize" if config.tuning.metric == "val_loss" else "maximize",
-                pruner=make_pruner(config.tuning, max_epochs=config.trainer.max_epochs),
+                direction="minimize" if tuning.metric == "val_loss" else "maximize",
                 load_if_exists=True,
             )
             optuna.storages.fail_stale_trials(study)
         except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
-            where = path if config.tuning.storage is None else f"tuning.storage={url}"
+            where = path if tuning.storage is None else f"tuning.storage={url}"
             raise ConfigurationError(mask_password(f"{where}: the database cannot be used ({reason})")) from None
     return study
 
@@ -199,52 +193,31 @@ def study_name(config: TuneConfig, space: SearchSpace) -> str:
     Raises:
         RunFolderError: If the folder holds another study, with the keys that differ.
     """
-    asked = flatten(plain(config) | {"search_space": {}})
-    for key, entry in space.items():
-        asked[f"search_space.{key}"] = entry.model_dump(mode="json", exclude_defaults=True)
-    asked["tuning.storage"] = mask_password(config.tuning.storage or "study.db")
-    asked = {key: value for key, value in asked.items() if key not in RESUME_KEYS}
+    values = flatten(plain(config) | {"search_space": {}})
+    values |= {
+        f"search_space.{key}": entry.model_dump(mode="json", exclude_defaults=True) for key, entry in space.items()
+    }
+    values["tuning.storage"] = mask_password(config.tuning.storage or "study.db")
+    values = {key: value for key, value in values.items() if key not in RESUME_KEYS}
     path = config.study / "study.json"
     if not path.exists():
-        content = {"name": f"{config.study.absolute().name}-{secrets.token_hex(4)}", "config": asked}
+        content = {"name": f"{config.study.absolute().name}-{secrets.token_hex(4)}", "config": values}
         write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     content = json.loads(path.read_text(encoding="utf-8"))
     stored = content["config"]
     differing = [
-        f"{key} ({stored.get(key)} there, {asked.get(key)} here)"
-        for key in sorted(stored.keys() | asked.keys())
-        if stored.get(key) != asked.get(key)
+        f"{key} ({stored.get(key)} there, {values.get(key)} here)"
+        for key in sorted(stored.keys() | values.keys())
+        if stored.get(key) != values.get(key)
     ]
     if differing:
         raise RunFolderError(f"{config.study}: holds another study: {join_truncated(differing)}; choose another folder")
     return str(content["name"])
 
 
-def make_pruner(tuning: TuningConfig, *, max_epochs: int) -> "BasePruner":
-    """Build Optuna's pruner."""
-    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner  # noqa: PLC0415
-
-    if tuning.pruner == "median":
-        return MedianPruner(n_startup_trials=tuning.warmup_trials, n_warmup_steps=tuning.warmup_epochs)
-    if tuning.pruner == "hyperband":
-        return HyperbandPruner(min_resource=min(tuning.warmup_epochs, max_epochs), max_resource=max_epochs)
-    return NopPruner()
-
-
-def make_sampler(tuning: TuningConfig, index: int) -> "BaseSampler":
-    """Build the sampler of one trial; its seed follows the index, so that a resumed study draws the same values."""
-    from optuna.samplers import RandomSampler, TPESampler  # noqa: PLC0415
-
-    seed = derived_seed(tuning.seed, "trial", index) % 2**32
-    if tuning.sampler == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=tuning.startup_trials)
-
-
 def count_distinct(trials: Sequence["FrozenTrial"]) -> int:
     """Return the number of trials; repetitions of an interrupted trial, to which Optuna gives numbers, count once."""
-    indices = [trial.user_attrs["trial"] for trial in trials if "trial" in trial.user_attrs]
-    return len(trials) - len(indices) + len(set(indices))
+    return len({trial.user_attrs.get("trial", -1 - trial.number) for trial in trials})
 
 
 def count_started(study: "Study") -> int:
@@ -253,45 +226,44 @@ def count_started(study: "Study") -> int:
     return count_distinct(trials) - sum(trial.state.name == "WAITING" for trial in trials)
 
 
-def errors_of_values() -> tuple[type[Exception], ...]:
-    """Return the errors that the values of a trial cause: the trial has failed, and the study continues."""
-    import torch  # noqa: PLC0415
-
-    return TrainingError, ConfigurationError, torch.OutOfMemoryError, MemoryError
-
-
 def run_trial(trial: "Trial", config: TuneConfig, space: SearchSpace, shared: Sequence[str]) -> float:
     """Draw the values of a trial, train with them, and return the metric on validation images.
 
     A trial that a signal or an error not due to its values interrupts is queued, to be repeated in the same folder.
+
+    Raises:
+        TrainingError: If the values of the trial cause an error; the study continues.
     """
     import optuna  # noqa: PLC0415
+    import torch  # noqa: PLC0415
 
+    tuning = config.tuning
     earlier = [other for other in trial.study.get_trials(deepcopy=False) if other.number < trial.number]
     index = trial.user_attrs.get("trial", count_distinct(earlier))
     trial.set_user_attr("trial", index)
-    trial.study.sampler = make_sampler(config.tuning, index)
+    seed = derived_seed(tuning.seed, "trial", index) % 2**32  # a resumed study draws the same values
+    trial.study.sampler = (
+        optuna.samplers.RandomSampler(seed=seed)
+        if tuning.sampler == "random"
+        else optuna.samplers.TPESampler(seed=seed, n_startup_trials=tuning.startup_trials)
+    )
     values = write_overrides({key: suggest(trial, key, entry) for key, entry in space.items()})
-    log.info("trial %d of %d: %s", index, config.tuning.n_trials, " ".join(values))
-    folder, is_over = config.study / "trials" / str(index), True
+    log.info("trial %d of %d: %s", index, tuning.n_trials, " ".join(values))
     try:
-        value = train_trial(trial, config, [*shared, *values], folder)
+        value = train_trial(trial, config, [*shared, *values], config.study / "trials" / str(index))
+    except (TrainingError, ConfigurationError, torch.OutOfMemoryError, MemoryError, optuna.TrialPruned) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        trial.set_user_attr("reason", reason)
+        log.info("trial %d: %s", index, reason)
+        if isinstance(error, optuna.TrialPruned):
+            raise
+        raise TrainingError(reason) from error
     except BaseException as error:
-        is_over = isinstance(error, (*errors_of_values(), optuna.TrialPruned))
-        if is_over:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            trial.set_user_attr("reason", reason)
-            log.info("trial %d: %s", index, reason)
-        else:
-            trial.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
-            if not isinstance(error, Exception | KeyboardInterrupt):  # Optuna ends the trial for these
-                trial.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        trial.study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+        if not isinstance(error, Exception | KeyboardInterrupt):  # Optuna ends the trial for these
+            trial.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         raise
-    finally:
-        if is_over and not config.tuning.keep_checkpoints:
-            for checkpoints in folder.glob("**/checkpoints"):
-                shutil.rmtree(checkpoints, ignore_errors=True)
-    log.info("trial %d: %s %.4g", index, config.tuning.metric, value)
+    log.info("trial %d: %s %.4g", index, tuning.metric, value)
     return value
 
 
@@ -341,17 +313,23 @@ def read_result(run: RunFolder, metric: str) -> float:
     return value
 
 
-def check_failures(study: "Study", n_trials: int) -> None:
-    """Stop a study in which nothing succeeds.
+def finish_trial(study: "Study", trial: "FrozenTrial", config: TuneConfig, shared: Sequence[str]) -> None:
+    """Remove the checkpoints of a finished trial, write the results, and stop a study that is complete.
 
     Raises:
         TrainingError: If the first three trials failed.
     """
+    if not config.tuning.keep_checkpoints:
+        for checkpoints in (config.study / "trials" / str(trial.user_attrs["trial"])).glob("**/checkpoints"):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    write_results(study, config, shared)
     trials = study.get_trials(deepcopy=False)
-    ended = [trial for trial in trials if trial.state.name == "COMPLETE" or "reason" in trial.user_attrs]
-    if len(ended) >= min(MIN_FAILURES, n_trials) and all(trial.state.name == "FAIL" for trial in ended):
+    ended = [each for each in trials if each.state.name == "COMPLETE" or "reason" in each.user_attrs]
+    if len(ended) >= min(MIN_FAILURES, config.tuning.n_trials) and all(each.state.name == "FAIL" for each in ended):
         reason = ended[-1].user_attrs["reason"]
         raise TrainingError(f"all {len(ended)} trials failed, the last one with: {reason}")
+    if count_started(study) >= config.tuning.n_trials:
+        study.stop()
 
 
 def write_results(study: "Study", config: TuneConfig, shared: Sequence[str]) -> None:
@@ -373,12 +351,11 @@ def write_results(study: "Study", config: TuneConfig, shared: Sequence[str]) -> 
 
 def make_experiment(overrides: Sequence[str]) -> DictConfig:
     """Return an experiment that composes to the same configuration as the overrides: what differs from the defaults."""
-    chosen, default = compose(overrides, with_hydra=True), compose([], with_hydra=True)
-    usual = default.hydra.runtime.choices
+    chosen, default = (compose(each, with_hydra=True).hydra.runtime.choices for each in (overrides, []))
     groups = {
         group: option
-        for group, option in chosen.hydra.runtime.choices.items()
-        if option != usual.get(group) and group != "experiment" and not group.startswith("hydra")
+        for group, option in chosen.items()
+        if option != default.get(group) and group != "experiment" and not group.startswith("hydra")
     }
     start = flatten(OmegaConf.to_container(compose(write_overrides(groups))))  # type: ignore[arg-type]
     content = OmegaConf.create({"defaults": [{f"override /{group}": option} for group, option in groups.items()]})
@@ -394,15 +371,11 @@ def draw_figures(study: "Study", folder: Path, metric: str, *, with_importances:
     from optuna.importance import PedAnovaImportanceEvaluator  # noqa: PLC0415
     from optuna.visualization import matplotlib as plots  # noqa: PLC0415
 
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=0.2)  # 0.1, the default, is one trial of ten
-    figures: dict[str, Callable[..., object]] = {
-        "history": plots.plot_optimization_history,
-        "slices": plots.plot_slice,
-        "importances": partial(plots.plot_param_importances, evaluator=evaluator),
-    }
+    figures: dict[str, Any] = {"history": plots.plot_optimization_history, "slices": plots.plot_slice}
+    if with_importances:
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=0.2)  # 0.1, the default, is one trial of ten
+        figures["importances"] = partial(plots.plot_param_importances, evaluator=evaluator)
     for name, plot in figures.items():
-        if name == "importances" and not with_importances:
-            continue
         with warnings.catch_warnings(), plt.rc_context(), atomic_write(folder / f"{name}.png") as temporary:
             warnings.simplefilter("ignore")  # experimental functions, axes of a single value
             plot(study, target_name=metric)  # sets matplotlib's style
@@ -413,11 +386,8 @@ def draw_figures(study: "Study", folder: Path, metric: str, *, with_importances:
 def log_end(study: "Study", config: TuneConfig) -> None:
     """Log the state of a study, and the command that trains its best configuration."""
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
-    log.info(
-        "%s: %s",
-        config.study,
-        ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no trials",
-    )
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    log.info("%s: %s", config.study, counts or "no trials")
     if "running" in states:
         log.info("a running trial whose process was killed is repeated by the same command after %d s", GRACE_S)
     if "complete" in states:
