@@ -29,6 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 
 from breakhis_pl.config import (
+    AppConfig,
     BreakHisDataConfig,
     EvaluateConfig,
     Group,
@@ -47,6 +48,7 @@ PROGRAMS: dict[str, type[Group]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "app": AppConfig,
     "tune": TuneConfig,
 }
 CHDIR_FAULT = "hydra.job.chdir=true: relative paths would change their meaning; drop it"
@@ -236,7 +238,7 @@ def check_inputs(config: Group) -> None:
                 raise RunFolderError(f"{key}={wanted}: does not exist")
         if config.run is not None:
             RunFolder(config.run).read()
-    elif isinstance(config, PredictConfig):
+    elif isinstance(config, PredictConfig | AppConfig):
         RunFolder(config.run).read()
 
 
@@ -348,7 +350,7 @@ class RunCallback(Callback):
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
             return
-        if isinstance(typed, TuneConfig | EvaluateConfig):
+        if isinstance(typed, TuneConfig | EvaluateConfig | AppConfig):
             return
         is_launched = not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"}.isdisjoint(os.environ)
         if is_launched and is_default and isinstance(typed, TrainConfig) and typed.trainer.is_distributed:

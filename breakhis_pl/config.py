@@ -475,6 +475,21 @@ class PredictConfig(Group):
     trainer: DeviceConfig
 
 
+class AppConfig(Group):
+    """All keys of app.py."""
+
+    run: UserPath
+    """Run folder."""
+    checkpoint: str = Field(min_length=1)
+    """auto: best if there is one, else last; best; last; or a path."""
+    host: str = Field(min_length=1)
+    """Address that the page is served at; 127.0.0.1 is this machine only."""
+    port: int = Field(ge=1, le=65535)
+    """Port of the address."""
+    data: EvaluateDataConfig
+    trainer: DeviceConfig
+
+
 class TuningConfig(Group):
     """Keys of `tuning`."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from breakhis_pl.config import EvaluateConfig, TrainConfig, make_title, validate
+from breakhis_pl.config import EvaluateConfig, EvaluateDataConfig, TrainConfig, make_title, validate
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Dataset, Subset
 from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
@@ -153,7 +153,7 @@ def evaluate(config: EvaluateConfig) -> None:
         raise ConfigurationError("run: set run=<run folder>")
     run, subset = RunFolder(config.run), Subset(config.subset)
     record = run.read()
-    trained = validate(TrainConfig, _moved(record.config, config))
+    trained = validate(TrainConfig, moved(record.config, config.data))
     path = run.checkpoint(config.checkpoint)
     is_selected = path == run.selected_checkpoint()
     if config.calibrate and not is_selected:
@@ -213,13 +213,13 @@ def log_checks(checks: Iterable[Check]) -> None:
         log.warning("%s", check)
 
 
-def _moved(stored: dict[str, object], config: EvaluateConfig) -> dict[str, object]:
-    """Return a run's configuration with the folders and the batch size that evaluate.py is given."""
-    changes = {"root": config.data.root, "cache_dir": config.data.cache_dir, "eval_batch_size": config.data.batch_size}
+def moved(stored: dict[str, object], now: EvaluateDataConfig) -> dict[str, object]:
+    """Return a run's configuration with the folders and the batch size that a program is given."""
+    changes = {"root": now.root, "cache_dir": now.cache_dir, "eval_batch_size": now.batch_size}
     given = {name: value for name, value in changes.items() if value is not None}
     data = stored["data"]
     if "root" in given and isinstance(data, dict) and data.get("source") == "synthetic":
-        raise ConfigurationError(f"data.root={config.data.root}: the run was trained on generated images; drop it")
+        raise ConfigurationError(f"data.root={now.root}: the run was trained on generated images; drop it")
     return {**stored, "data": {**data, **given, "verify": True}}  # type: ignore[dict-item]
 
 
