@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,14 +214,16 @@ def log_checks(checks: Iterable[Check]) -> None:
         log.warning("%s", check)
 
 
-def _moved(stored: dict[str, object], config: EvaluateConfig) -> dict[str, object]:
+def _moved(stored: dict[str, Any], config: EvaluateConfig) -> dict[str, Any]:
     """Return a run's configuration with the folders and the batch size that evaluate.py is given."""
-    changes = {"root": config.data.root, "cache_dir": config.data.cache_dir, "eval_batch_size": config.data.batch_size}
-    given = {name: value for name, value in changes.items() if value is not None}
+    given = {name: value for name, value in config.data if value is not None}
+    if "batch_size" in given:
+        given["eval_batch_size"] = given.pop("batch_size")
     data = stored["data"]
-    if "root" in given and isinstance(data, dict) and data.get("source") == "synthetic":
-        raise ConfigurationError(f"data.root={config.data.root}: the run was trained on generated images; drop it")
-    return {**stored, "data": {**data, **given, "verify": True}}  # type: ignore[dict-item]
+    unknown = [name for name in given if name not in data]
+    if unknown:
+        raise ConfigurationError(f"data.{unknown[0]}: the run was trained with data.source={data['source']}; drop it")
+    return {**stored, "data": {**data, **given, "verify": True}}
 
 
 def to_predictions(dataset: Dataset, indices: Tensor, logits: Tensor, *, by_parent: bool = True) -> Predictions:

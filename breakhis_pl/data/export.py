@@ -39,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             task="binary",
             magnifications=options.magnification,
             require_complete=not options.allow_incomplete,
+            fold=options.fold,
         )
         if options.split == "official":
-            split = official_split(dataset, fold=options.fold)
+            split = official_split(dataset)
         else:
             split = ratio_split(dataset, test_fraction=options.test_fraction, seed=options.seed)
         check_trainable(split, f"--split {options.split}")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from breakhis_pl.config import DeviceConfig, TrainConfig, validate
-from breakhis_pl.data.sources import open_dataset
+from breakhis_pl.data.dataset import open_dataset
 from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, DataError
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, UInt8Array, open_predictor
 from breakhis_pl.run_folder import RunFolder, RunRecord, atomic_write
