@@ -4,9 +4,9 @@ Columns: image and label; optional are patient, case, split, fold, magnification
 """
 
 import io
+import os.path
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from os.path import normpath
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,9 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
     if faults:
         raise _data_error(config.table, faults)
     classes = sorted(table["label"].unique(), key=lambda name: (name == config.positive, name))
-    names = table["image"].map(lambda path: Path(path).name)
+    names = table["image"].map(os.path.basename)
     names = table["image"] if names.duplicated().any() else names
-    unknown = pd.Series(None, index=table.index, dtype=object)
+    own_split = None if config.split == "ratio" else _own_split(table, config)
     patients = table.get("patient", table.get("case", names))
     columns = (
         (root / path for path in table["image"]),
@@ -47,9 +47,9 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
         table["label"].map({name: index for index, name in enumerate(classes)}),
         patients,
         table.get("case", patients),
-        table["magnification"].astype(int) if "magnification" in table else unknown,
-        unknown if config.split == "ratio" else _own_split(table, config).map(Subset, na_action="ignore"),
-        table["weight"].astype(float) if "weight" in table else unknown.fillna(1.0),
+        table["magnification"].astype(float).astype(int) if "magnification" in table else [None] * len(table),
+        [None] * len(table) if own_split is None else map(Subset, own_split),
+        table["weight"].astype(float) if "weight" in table else [1.0] * len(table),
     )
     records = sorted((ImageRecord(*row) for row in zip(*columns, strict=True)), key=lambda record: record.image)
     if config.magnification is not None:
@@ -107,12 +107,12 @@ def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterato
     """Yield the faults of the rows: lines and rule."""
     for name in table.columns.difference(["split", "fold"]):
         yield from _at(table.index[table[name] == ""], f"column {name} is empty")
-    paths = pd.Series([normpath(root / path) for path in table["image"]], index=table.index)
-    missing = paths[[not Path(path).is_file() for path in paths]].loc[table["image"] != ""]
-    yield from _at(
-        missing.index, f"no file {missing.iloc[0] if len(missing) else ''}; correct the path, or set data.root"
-    )
-    yield from _at(paths.index[paths.duplicated() & (table["image"] != "")], "image is on an earlier line, too")
+    named = table["image"][table["image"] != ""]
+    missing = named[[not os.path.isfile(os.path.join(root, path)) for path in named]]  # noqa: PTH113, PTH118 - five times faster
+    first = root / missing.iloc[0] if len(missing) else ""
+    yield from _at(missing.index, f"no file {first}; correct the path, or set data.root")
+    is_repeated = named.map(os.path.normpath).duplicated()
+    yield from _at(named.index[is_repeated], "image is on an earlier line, too")
     classes = sorted(set(table["label"]) - {""})
     if len(classes) < 2:
         yield f"column label is {join_truncated(classes)} on all lines; there must be two classes or more"
@@ -155,10 +155,10 @@ def _faults_of_split(table: pd.DataFrame, config: TableDataConfig) -> Iterator[s
     right = table.drop(wrong.index)
     for group in ["patient"] if "patient" in table else ["case"] if "case" in table else []:
         yield from _inconsistent(right, group, column)
-    if wrong.empty:
-        subsets = _own_split(table, config)
+    subsets = _own_split(table, config)
+    if wrong.empty and subsets is not None:
         for name, own in subsets.groupby(table["label"]):
-            if own.nunique() == 1 and subsets.nunique() > 1:
+            if name and own.nunique() == 1 and subsets.nunique() > 1:
                 yield from _at(own.index, f"all images of class {name} are in {own.iloc[0]}; every subset needs some")
 
 
@@ -170,11 +170,11 @@ def _inconsistent(table: pd.DataFrame, group: str, column: str) -> Iterator[str]
         yield from _at(own.index, f"{group} {name} has several values of {column}: {join_truncated(own.unique())}")
 
 
-def _own_split(table: pd.DataFrame, config: TableDataConfig) -> pd.Series:
+def _own_split(table: pd.DataFrame, config: TableDataConfig) -> pd.Series | None:
     """Return the subset of each row by the column fold, with data.fold, or split; None without the column."""
     if config.fold is not None:
         return table["fold"].eq(str(config.fold)).map({True: Subset.TEST.value, False: Subset.TRAIN.value})
-    return table.get("split", pd.Series(None, index=table.index, dtype=object))
+    return table.get("split")
 
 
 def _at(lines: Sequence[int] | pd.Index, rule: str) -> Iterator[str]:
