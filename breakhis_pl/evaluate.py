@@ -237,13 +237,14 @@ def to_predictions(dataset: Dataset, indices: Tensor, logits: Tensor, *, by_pare
     """
     records = [dataset.records[index] for index in indices.tolist()]
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    magnifications = [record.magnification for record in records]
     targets = [dataset.parent_of(record.target) if by_parent else record.target for record in records]
     return Predictions(
         classes=dataset.parent_classes if by_parent else dataset.classes,
         image=np.array([record.image for record in records], dtype=object),
         patient=np.array([record.patient for record in records], dtype=object),
         case=np.array([record.case for record in records], dtype=object),
-        magnification=np.array([record.magnification for record in records], dtype=np.int64),
+        magnification=None if None in magnifications else np.array(magnifications, dtype=np.int64),
         target=np.array(targets, dtype=np.int64),
         probabilities=probabilities,
         predicted=probabilities.argmax(axis=1).astype(np.int64),

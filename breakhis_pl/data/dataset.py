@@ -10,6 +10,7 @@ from breakhis_pl.errors import ConfigurationError
 
 SYNTHETIC_NOTE = "synthetic images, no tissue"
 INCOMPLETE_NOTE = "incomplete archive"
+INDEPENDENT_NOTE = "images taken as independent"
 
 
 class Subset(StrEnum):
@@ -75,9 +76,11 @@ class Dataset:
 
     @property
     def note(self) -> str | None:
-        """What every figure of a run must say about its images; None for the published ones."""
+        """What every figure of a run must say about its images; None for nothing."""
         if self.is_synthetic:
             return SYNTHETIC_NOTE
+        if not self.has_patients:
+            return INDEPENDENT_NOTE
         if self.is_complete or self.n_published is None:
             return None
         return f"{INCOMPLETE_NOTE}: {len(self.records):,} of {self.n_published:,} images"
