@@ -30,10 +30,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 
 from breakhis_pl.config import (
     AppConfig,
-    BreakHisDataConfig,
     EvaluateConfig,
     Group,
     PredictConfig,
+    SyntheticDataConfig,
     TrainConfig,
     TuneConfig,
     validate,
@@ -227,8 +227,8 @@ def check_inputs(config: Group) -> None:
         path = config.model.weights_file
         if path is not None and not path.is_file():
             raise ConfigurationError(f"model.weights={path}: does not exist; set it to imagenet, none or a file")
-        if isinstance(config.data, BreakHisDataConfig):
-            from breakhis_pl.data.sources import open_dataset  # noqa: PLC0415
+        if not isinstance(config.data, SyntheticDataConfig):
+            from breakhis_pl.data.dataset import open_dataset  # noqa: PLC0415
 
             open_dataset(config.data, task=config.task)
     elif isinstance(config, EvaluateConfig):

@@ -31,12 +31,10 @@ MIN_IMAGE_SIZE = 32
 """The networks halve an image five times: 32 pixels become one."""
 
 UserPath: TypeAlias = Annotated[Path, AfterValidator(lambda path: path.expanduser())]
+AS_TUPLE = BeforeValidator(lambda value: tuple(value) if isinstance(value, list | tuple) else (value,))
 Magnification: TypeAlias = Literal[40, 100, 200, 400]
-Magnifications: TypeAlias = Annotated[
-    tuple[Magnification, ...],
-    BeforeValidator(lambda value: tuple(value) if isinstance(value, list | tuple) else (value,)),
-    Field(min_length=1),
-]
+BreakHisMagnifications: TypeAlias = Annotated[tuple[Magnification, ...], AS_TUPLE, Field(min_length=1)]
+Magnifications: TypeAlias = Annotated[tuple[Annotated[int, Field(gt=0)], ...], AS_TUPLE, Field(min_length=1)]
 Monitor: TypeAlias = Literal["val_loss", "val_accuracy", "val_balanced_accuracy", "val_weighted_f1", "val_auroc"]
 Accelerator: TypeAlias = Literal["auto", "cpu", "gpu", "mps"]
 Precision: TypeAlias = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -55,10 +53,12 @@ class Group(BaseModel):
 class SharedDataConfig(Group):
     """Keys of `data` that all sources of images share."""
 
+    source: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
+    """Module of the data set: its name in breakhis_pl.data, or an import path."""
     cache_dir: UserPath
     """Folder of the caches of decoded images; it may be deleted at any time."""
-    magnification: Magnifications
-    """40, 100, 200 or 400, or a list of them."""
+    magnification: Magnifications | None
+    """Of train images, or a list of several; null: all."""
     test_magnification: Magnifications | None
     """Of test and validation images; null: that of the train images."""
     image_size: int = Field(ge=MIN_IMAGE_SIZE, le=4096)
@@ -69,10 +69,10 @@ class SharedDataConfig(Group):
     """Images per evaluation step; null: batch_size on a CPU, four times as many on a GPU."""
     pixels: Literal["auto", "device", "host"]
     """Where decoded images are kept; auto: on the device if they fit."""
-    split: Literal["official", "ratio"]
-    """official: the authors' folds; ratio: a random split by group."""
-    fold: Literal[1, 2, 3, 4, 5]
-    """The authors' fold, for split=official."""
+    split: Literal["official", "ratio"] | None
+    """official: that of the data set; ratio: a random split by group; null: official if there is one, else ratio."""
+    fold: int | str | None
+    """Fold of the data set that is tested, for split=official."""
     group: Literal["case", "patient"]
     """Images that a ratio split keeps together."""
     test_fraction: float = Field(gt=0, lt=1)
@@ -87,17 +87,30 @@ class SharedDataConfig(Group):
     """Decode all images again and compare them with the cache."""
 
     @property
-    def eval_magnification(self) -> tuple[int, ...]:
-        """Magnifications of test and validation images."""
+    def eval_magnification(self) -> tuple[int, ...] | None:
+        """Magnifications of test and validation images; None for all."""
         return self.test_magnification or self.magnification
 
     @property
     def all_magnifications(self) -> tuple[int, ...]:
-        """Magnifications of train images, then those only evaluated images have."""
-        return tuple(dict.fromkeys((*self.magnification, *self.eval_magnification)))
+        """Magnifications of train images, then those only evaluated images have; empty for all."""
+        return tuple(dict.fromkeys((*(self.magnification or ()), *(self.eval_magnification or ()))))
 
 
-class BreakHisDataConfig(SharedDataConfig):
+class BreakHisNamesConfig(SharedDataConfig):
+    """Keys of data sets with BreakHis names."""
+
+    magnification: BreakHisMagnifications
+    """40, 100, 200 or 400, or a list of them."""
+    test_magnification: BreakHisMagnifications | None
+    """Of test and validation images; null: that of the train images."""
+    split: Literal["official", "ratio"]
+    """official: the authors' folds; ratio: a random split by group."""
+    fold: Literal[1, 2, 3, 4, 5]
+    """The authors' fold, for split=official."""
+
+
+class BreakHisDataConfig(BreakHisNamesConfig):
     """Keys of `data=breakhis`."""
 
     source: Literal["breakhis"]
@@ -108,7 +121,7 @@ class BreakHisDataConfig(SharedDataConfig):
     """Refuse a folder that does not hold exactly the published images."""
 
 
-class SyntheticDataConfig(SharedDataConfig):
+class SyntheticDataConfig(BreakHisNamesConfig):
     """Keys of `data=synthetic`."""
 
     source: Literal["synthetic"]
@@ -121,7 +134,42 @@ class SyntheticDataConfig(SharedDataConfig):
     """Seed of the generated images, apart from the seed of the run."""
 
 
-DataConfig: TypeAlias = Annotated[BreakHisDataConfig | SyntheticDataConfig, Field(discriminator="source")]
+class TableDataConfig(SharedDataConfig):
+    """Keys of `data=table`."""
+
+    source: Literal["table"]
+    """Selects this kind of data."""
+    table: UserPath
+    """CSV file with the columns image and label; docs/own_images.md has the others."""
+    root: UserPath | None
+    """Folder that the paths of the images are relative to; null: that of the table."""
+    positive: str | None
+    """Of two classes, the one whose recall is the sensitivity; null: the last one by name."""
+
+
+class OtherDataConfig(SharedDataConfig):
+    """Keys of a data set of your own; its module checks those that are not shared."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def _by_key(key: str, known: Mapping[str, str]) -> Discriminator:
+    """Select a model by the value of a key; "other" for import paths that have no model of their own."""
+
+    def tag(value: Any) -> str:
+        found = value.get(key) if isinstance(value, dict) else getattr(value, key.strip("_"), None)
+        return known.get(str(found), "other")
+
+    return Discriminator(tag)
+
+
+DataConfig: TypeAlias = Annotated[
+    Annotated[BreakHisDataConfig, Tag("breakhis")]
+    | Annotated[SyntheticDataConfig, Tag("synthetic")]
+    | Annotated[TableDataConfig, Tag("table")]
+    | Annotated[OtherDataConfig, Tag("other")],
+    _by_key("source", {name: name for name in ("breakhis", "synthetic", "table")}),
+]
 
 
 class Target(Group):
@@ -281,19 +329,9 @@ class OtherTarget(Target):
     model_config = ConfigDict(extra="allow")
 
 
-def _by_target(known: Mapping[str, str]) -> Discriminator:
-    """Select a model by `_target_`; "other" for import paths that have no model of their own."""
-
-    def tag(value: Any) -> str:
-        target = value.get("_target_") if isinstance(value, dict) else getattr(value, "target", None)
-        return known.get(str(target), "other")
-
-    return Discriminator(tag)
-
-
 OptimizerConfig: TypeAlias = Annotated[
     Annotated[AdamConfig, Tag("adam")] | Annotated[SGDConfig, Tag("sgd")] | Annotated[OtherOptimizer, Tag("other")],
-    _by_target({"torch.optim.Adamax": "adam", "torch.optim.AdamW": "adam", "torch.optim.SGD": "sgd"}),
+    _by_key("_target_", {"torch.optim.Adamax": "adam", "torch.optim.AdamW": "adam", "torch.optim.SGD": "sgd"}),
 ]
 SchedulerConfig: TypeAlias = Annotated[
     Annotated[ExponentialConfig, Tag("exponential")]
@@ -301,13 +339,14 @@ SchedulerConfig: TypeAlias = Annotated[
     | Annotated[WarmupCosineConfig, Tag("warmup_cosine")]
     | Annotated[ConstantConfig, Tag("constant")]
     | Annotated[OtherTarget, Tag("other")],
-    _by_target(
+    _by_key(
+        "_target_",
         {
             "torch.optim.lr_scheduler.ExponentialLR": "exponential",
             "torch.optim.lr_scheduler.CosineAnnealingLR": "cosine",
             "breakhis_pl.training.trainer.warmup_cosine": "warmup_cosine",
             "torch.optim.lr_scheduler.ConstantLR": "constant",
-        }
+        },
     ),
 ]
 
@@ -384,7 +423,7 @@ class TrainConfig(Group):
     logger: dict[str, OtherTarget]
     """Loggers by name."""
     task: Task
-    """binary: benign or malignant; subtype: the eight tumor types, summed to these two."""
+    """binary: the classes of the data set; subtype: the eight tumor types of BreakHis, summed to its two classes."""
     seed: int = Field(ge=0)
     """Seed of everything random in the run."""
     gallery: int = Field(ge=0)
@@ -408,6 +447,8 @@ class EvaluateDataConfig(Group):
 
     root: UserPath | None
     """Folder of the images, if it has moved."""
+    table: UserPath | None
+    """Table of the images, if it has moved."""
     cache_dir: UserPath | None
     """Folder of the caches of decoded images."""
     batch_size: int | None = Field(ge=1)
@@ -590,7 +631,9 @@ def _train_rules(config: TrainConfig) -> Iterator[str]:
     yield from _data_rules(data)
     if trainer.patience is not None and trainer.monitor is None:
         yield f"trainer.patience={trainer.patience}: needs trainer.monitor, for example trainer.monitor=val_loss"
-    if trainer.monitor is not None and data.val_fraction == 0:
+    if config.task == "subtype" and not isinstance(data, BreakHisNamesConfig):
+        yield f"task=subtype: needs the tumor types of BreakHis, which data.source={data.source} does not have; drop it"
+    if trainer.monitor is not None and data.val_fraction == 0 and isinstance(data, BreakHisNamesConfig):
         yield (
             f"trainer.monitor={trainer.monitor}: needs validation images, because nothing is selected on test images; "
             "set data.val_fraction=0.2"
@@ -631,7 +674,7 @@ def _train_rules(config: TrainConfig) -> Iterator[str]:
 def _tune_rules(config: TuneConfig) -> Iterator[str]:
     if importlib.util.find_spec("optuna") is None:
         yield "tune.py: needs the package optuna; run `uv sync --extra all`"
-    if config.data.val_fraction == 0:
+    if config.data.val_fraction == 0 and isinstance(config.data, BreakHisNamesConfig):
         yield "data.val_fraction=0: trials are compared by validation images; set data.val_fraction=0.2"
     if config.resume is not None:
         yield "resume: is for train.py; the command that started a study resumes it"
@@ -639,8 +682,8 @@ def _tune_rules(config: TuneConfig) -> Iterator[str]:
         yield "trainer.strategy: a trial runs in one process; start the command several times"
     if config.trainer.fast_dev_run:
         yield "trainer.fast_dev_run=true: writes no results to compare; drop it"
-    if config.tuning.seeds_per_trial > 1 and config.data.split == "ratio":
-        why = "with data.split=ratio, validation images of one seed are test images of another"
+    if config.tuning.seeds_per_trial > 1 and config.data.split != "official":
+        why = "without data.split=official, validation images of one seed are test images of another"
         yield f"tuning.seeds_per_trial={config.tuning.seeds_per_trial}: {why}; set it to 1"
     for key in config.search_space:
         if key.partition(".")[0] in NOT_SEARCHABLE and key not in SEARCHABLE:
@@ -654,6 +697,10 @@ def _data_rules(data: SharedDataConfig) -> Iterator[str]:
             yield f"data.{name}={list(values)}: has a value twice"
     if data.split == "official" and data.group == "patient":
         yield "data.group=patient: has no effect on data.split=official; set data.split=ratio"
+    if data.split == "ratio" and data.fold is not None and not isinstance(data, BreakHisNamesConfig):
+        yield f"data.fold={data.fold}: has no effect on data.split=ratio; drop one of them"
+    if data.test_magnification is not None and data.magnification is None:
+        yield "data.test_magnification: needs data.magnification; set both"
 
 
 def _device_rules(trainer: TrainerConfig) -> Iterator[str]:
@@ -791,11 +838,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def make_title(network: str, data: SharedDataConfig) -> str:
-    """Return the title of a run's figures: network, magnification, split, stain normalization."""
-    where = "+".join(f"{each}X" for each in data.magnification)
+    """Return the title of a run's figures: network, table, magnification, split, stain normalization."""
+    parts = [network, *([data.table.name] if isinstance(data, TableDataConfig) else [])]
+    parts += ["+".join(f"{each}X" for each in data.magnification)] if data.magnification is not None else []
     if data.test_magnification is not None:
-        where += f", tested at {'+'.join(f'{each}X' for each in data.test_magnification)}"
+        parts.append(f"tested at {'+'.join(f'{each}X' for each in data.test_magnification)}")
     by = "" if data.group == "case" else f" by {data.group}"
-    split = f"fold {data.fold}" if data.split == "official" else f"ratio split{by}, {data.test_fraction:g} test"
-    stain = "" if data.stain == "none" else f", {data.stain.capitalize()} stains"
-    return f"{network}, {where}, {split}{stain}"
+    if data.split == "ratio":
+        parts.append(f"ratio split{by}, {data.test_fraction:g} test")
+    elif data.fold is not None:
+        parts.append(f"fold {data.fold}")
+    parts += [] if data.stain == "none" else [f"{data.stain.capitalize()} stains"]
+    return ", ".join(parts)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,14 +214,16 @@ def log_checks(checks: Iterable[Check]) -> None:
         log.warning("%s", check)
 
 
-def moved(stored: dict[str, object], now: EvaluateDataConfig) -> dict[str, object]:
+def moved(stored: dict[str, Any], now: EvaluateDataConfig) -> dict[str, Any]:
     """Return a run's configuration with the folders and the batch size that a program is given."""
-    changes = {"root": now.root, "cache_dir": now.cache_dir, "eval_batch_size": now.batch_size}
-    given = {name: value for name, value in changes.items() if value is not None}
+    given = {name: value for name, value in now if value is not None}
+    if "batch_size" in given:
+        given["eval_batch_size"] = given.pop("batch_size")
     data = stored["data"]
-    if "root" in given and isinstance(data, dict) and data.get("source") == "synthetic":
-        raise ConfigurationError(f"data.root={now.root}: the run was trained on generated images; drop it")
-    return {**stored, "data": {**data, **given, "verify": True}}  # type: ignore[dict-item]
+    unknown = [name for name in given if name not in data]
+    if unknown:
+        raise ConfigurationError(f"data.{unknown[0]}: the run was trained with data.source={data['source']}; drop it")
+    return {**stored, "data": {**data, **given, "verify": True}}
 
 
 def to_predictions(dataset: Dataset, indices: Tensor, logits: Tensor, *, by_parent: bool = True) -> Predictions:
@@ -234,13 +237,14 @@ def to_predictions(dataset: Dataset, indices: Tensor, logits: Tensor, *, by_pare
     """
     records = [dataset.records[index] for index in indices.tolist()]
     probabilities = torch.softmax(logits.double(), dim=1).numpy()
+    magnifications = [record.magnification for record in records]
     targets = [dataset.parent_of(record.target) if by_parent else record.target for record in records]
     return Predictions(
         classes=dataset.parent_classes if by_parent else dataset.classes,
         image=np.array([record.image for record in records], dtype=object),
         patient=np.array([record.patient for record in records], dtype=object),
         case=np.array([record.case for record in records], dtype=object),
-        magnification=np.array([record.magnification for record in records], dtype=np.int64),
+        magnification=None if None in magnifications else np.array(magnifications, dtype=np.int64),
         target=np.array(targets, dtype=np.int64),
         probabilities=probabilities,
         predicted=probabilities.argmax(axis=1).astype(np.int64),

@@ -24,6 +24,7 @@ RESUME_KEYS = (
     "trainer.devices",
     "trainer.num_nodes",
     "data.root",
+    "data.table",
     "data.cache_dir",
     "logger",
 )

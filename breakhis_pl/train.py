@@ -18,7 +18,7 @@ from breakhis_pl.config import TrainConfig, flatten, make_title, plain, validate
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Subset
 from breakhis_pl.data.splits import write_split_csv
-from breakhis_pl.errors import CheckpointError
+from breakhis_pl.errors import CheckpointError, ConfigurationError
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder, RunRecord, check_same_images, check_same_run, lock_run
 from breakhis_pl.training.callbacks import History, duration
@@ -131,6 +131,10 @@ def make_data(config: TrainConfig, *, device: str, evaluate_on: Sequence[Subset]
     )
     data.prepare_data()
     data.setup()
+    if config.trainer.monitor is not None and Subset.VAL not in data.split.subsets:
+        raise ConfigurationError(
+            f"trainer.monitor={config.trainer.monitor}: needs validation images; set data.val_fraction=0.2"
+        )
     return data
 
 
@@ -176,6 +180,8 @@ def make_record(
         versions=versions(),
         config=plain(config),
         data={
+            "name": data.dataset.name,
+            "split": config.data.split or ("ratio" if data.dataset.records[0].subset is None else "official"),
             "synthetic": data.dataset.is_synthetic,
             "complete": data.dataset.is_complete,
             "n_images": data.split.counts(),
@@ -251,7 +257,9 @@ def evaluate_run(
             precision=precision,
             n_explained=config.gallery if Subset.TEST in data.evaluated_subsets else 0,
         )
-        if subset is Subset.VAL:  # comes before test, whose metrics use what is fitted here
+        if (
+            subset is Subset.VAL and len(data.dataset.parent_classes) == 2
+        ):  # comes before test, whose metrics use what is fitted here
             calibrate(run, sensitivity=DEFAULT_SENSITIVITY)
         report = classification_report(result.metrics)
         for logger in trainer.loggers:

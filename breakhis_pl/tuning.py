@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RESUME_KEYS = (
-    *("study", "data.root", "data.cache_dir", "trainer.progress_bar"),
+    *("study", "data.root", "data.table", "data.cache_dir", "trainer.progress_bar"),
     *("tuning.n_trials", "tuning.timeout_s", "tuning.keep_checkpoints"),
 )
 """Keys that may change when a study is resumed."""

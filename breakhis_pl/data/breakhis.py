@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from breakhis_pl.config import BreakHisDataConfig
 from breakhis_pl.data.dataset import Dataset, ImageRecord, Subset
 from breakhis_pl.errors import DataError, join_truncated
 
@@ -254,7 +255,20 @@ def check_complete(images: Iterable[IndexedImage], magnifications: Collection[in
         raise DataError("; ".join(faults))
 
 
-def open_breakhis(root: Path, *, task: str, magnifications: Sequence[int], require_complete: bool) -> Dataset:
+def open_dataset(config: BreakHisDataConfig, *, task: str, progress_bar: bool) -> Dataset:  # noqa: ARG001
+    """Open the data set of a configuration; see `open_breakhis`."""
+    return open_breakhis(
+        config.root,
+        task=task,
+        magnifications=config.all_magnifications,
+        require_complete=config.require_complete,
+        fold=config.fold,
+    )
+
+
+def open_breakhis(
+    root: Path, *, task: str, magnifications: Sequence[int], require_complete: bool, fold: int | None = None
+) -> Dataset:
     """Open a folder of BreakHis images as a data set.
 
     Args:
@@ -262,6 +276,7 @@ def open_breakhis(root: Path, *, task: str, magnifications: Sequence[int], requi
         task: A key of `TASKS`.
         magnifications: Magnifications to use.
         require_complete: Refuse a folder that does not hold exactly the published images.
+        fold: The authors' fold that the records have the subset of; None for none.
 
     Raises:
         DataError: If the folder cannot be used, with all reasons.
@@ -281,8 +296,17 @@ def open_breakhis(root: Path, *, task: str, magnifications: Sequence[int], requi
         raise _data_error(root, faults)
     classes = TASKS[task]
     return Dataset(
+        name="BreakHis",
         records=tuple(
-            ImageRecord(path, name.file_name, name.target_of(task), name.patient, name.case, name.magnification)
+            ImageRecord(
+                path,
+                name.file_name,
+                name.target_of(task),
+                name.patient,
+                name.case,
+                name.magnification,
+                None if fold is None else official_subset(name.patient, fold),
+            )
             for path, name in images
         ),
         classes=classes,
@@ -291,8 +315,6 @@ def open_breakhis(root: Path, *, task: str, magnifications: Sequence[int], requi
         is_complete=not differences,
         n_published=sum(PUBLISHED_COUNTS[m, name] for m in magnifications for name in CLASS_NAMES),
         description=_describe(images, magnifications),
-        is_synthetic=False,
-        official_subset=lambda record, fold: official_subset(record.patient, fold),
     )
 
 

@@ -18,10 +18,9 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from breakhis_pl.config import MIN_IMAGE_SIZE, AugmentationConfig, DataConfig
 from breakhis_pl.data.augmentation import Augmentation, AugmentationParameters, normalize
-from breakhis_pl.data.dataset import Dataset, Subset
+from breakhis_pl.data.dataset import Dataset, Subset, open_dataset
 from breakhis_pl.data.image_cache import ImageCache
 from breakhis_pl.data.sampling import EpochSampler, class_weights, distribute_batches
-from breakhis_pl.data.sources import open_dataset
 from breakhis_pl.data.splits import Split, make_split
 from breakhis_pl.data.stain import StainTarget, fit_stain
 from breakhis_pl.errors import ConfigurationError, DataError
@@ -41,11 +40,13 @@ class Batch(NamedTuple):
         images: float32, (batch, 3, size, size), normalized.
         targets: int64, (batch,), index of the class.
         indices: int64, (batch,), sample indices.
+        weights: float32, (batch,), factors on the loss of the images; None if all are 1.
     """
 
     images: Tensor
     targets: Tensor
     indices: Tensor
+    weights: Tensor | None = None
 
 
 class _DeviceTensors(NamedTuple):
@@ -53,6 +54,7 @@ class _DeviceTensors(NamedTuple):
 
     pixels: Tensor | None
     targets: Tensor
+    weights: Tensor | None
     mean: Tensor
     std: Tensor
 
@@ -221,7 +223,8 @@ class BreakHisDataModule(L.LightningDataModule):
         if epoch is not None and not self._augmentation.is_identity:
             parameters = self._parameters_of(epoch, indices.device).select(indices)
         images = normalize(pixels, mean=own.mean, std=own.std, parameters=parameters, memory_format=self.memory_format)
-        return Batch(images, own.targets.index_select(0, indices), indices)
+        weights = None if own.weights is None else own.weights.index_select(0, indices)
+        return Batch(images, own.targets.index_select(0, indices), indices, weights)
 
     def release(self) -> None:
         """Free the memory of the device."""
@@ -310,10 +313,12 @@ class BreakHisDataModule(L.LightningDataModule):
         if device not in self._tensors:
             pixels = self.cache.pixels
             fits = device.type != "cuda" or pixels.nbytes <= MAX_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]
+            weights = [record.weight for record in self.dataset.records]
             is_resident = fits if self.data.pixels == "auto" else self.data.pixels == "device"
             self._tensors[device] = _DeviceTensors(
                 pixels=pixels.to(device) if is_resident else None,
                 targets=torch.tensor(self._targets(range(len(pixels))), device=device),
+                weights=None if set(weights) == {1.0} else torch.tensor(weights, device=device),
                 mean=torch.tensor(self.mean, device=device),
                 std=torch.tensor(self.std, device=device),
             )

@@ -1,4 +1,4 @@
-"""`python -m breakhis_pl.data.export`: a split as folders train/B, train/M, test/B and test/M, for other tools."""
+"""`python -m breakhis_pl.data.export`: a split as folders train/B, train/M, test/B, test/M, or as a CSV table."""
 
 import argparse
 import os
@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from breakhis_pl.data.breakhis import CLASS_LETTERS, FOLDS, MAGNIFICATIONS, open_breakhis
 from breakhis_pl.data.splits import Split, check_trainable, official_split, ratio_split
 from breakhis_pl.errors import BreakHisError, DataError
-from breakhis_pl.run_folder import atomic_folder
+from breakhis_pl.run_folder import atomic_folder, write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--root", type=Path, default=Path("data"), help="folder with the images (default: data)")
-    add("--to", type=Path, required=True, help="folder to write; must not exist, and be outside of --root")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--to", type=Path, help="folder to write; must not exist, and be outside of --root")
+    target.add_argument("--table", type=Path, help="CSV table to write, for data=table; must not exist")
     add("--split", choices=("official", "ratio"), default="official", help="authors' fold, or random split by case")
     add("--fold", type=int, choices=FOLDS, default=2, help="for --split official (default: 2)")
     add("--test-fraction", type=float, default=0.3, help="for --split ratio (default: 0.3)")
@@ -31,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if not 0 < options.test_fraction < 1:
         parser.error(f"--test-fraction {options.test_fraction}: must be between 0 and 1")
-    if options.to.resolve().is_relative_to(options.root.resolve()):
+    if options.to is not None and options.to.resolve().is_relative_to(options.root.resolve()):
         parser.error(f"--to {options.to}: must be outside of --root, where its images would be duplicates")
     try:
         dataset = open_breakhis(
@@ -39,20 +43,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             task="binary",
             magnifications=options.magnification,
             require_complete=not options.allow_incomplete,
+            fold=options.fold,
         )
         if options.split == "official":
-            split = official_split(dataset, fold=options.fold)
+            split = official_split(dataset)
         else:
             split = ratio_split(dataset, test_fraction=options.test_fraction, seed=options.seed)
         check_trainable(split, f"--split {options.split}")
-        export_split(split, options.to, copy=options.copy)
+        if options.table is not None:
+            export_table(split, options.table)
+        else:
+            export_split(split, options.to, copy=options.copy)
     except (BreakHisError, OSError) as error:
         message = str(error).replace("data.require_complete=false", "--allow-incomplete")
         sys.stderr.write(message.replace("data.root=", "--root ") + "\n")
         return 1
     for subset, counts in split.counts().items():
         for class_name, n_images in counts.items():
-            sys.stdout.write(f"{options.to / subset / CLASS_LETTERS[class_name]}: {n_images:,} images\n")
+            where = f"{subset} {class_name}" if options.to is None else options.to / subset / CLASS_LETTERS[class_name]
+            sys.stdout.write(f"{where}: {n_images:,} images\n")
     return 0
 
 
@@ -80,6 +89,30 @@ def export_split(split: Split, folder: Path, *, copy: bool) -> None:
                 shutil.copyfile(record.path, path)
             else:
                 path.symlink_to(os.path.relpath(record.path.resolve(), path.parent))
+
+
+def export_table(split: Split, path: Path) -> None:
+    """Write the images of a split as a table for data=table, with paths relative to it.
+
+    Raises:
+        DataError: If the file exists.
+    """
+    if path.exists():
+        raise DataError(f"--table {path}: exists; choose another file")
+    folder = path.parent.resolve()
+    rows = [
+        (
+            Path(os.path.relpath(record.path.parent.resolve() / record.path.name, folder)).as_posix(),
+            split.dataset.parent_classes[split.dataset.parent_of(record.target)],
+            record.patient,
+            record.case,
+            record.magnification,
+            subset.value,
+        )
+        for record, subset in zip(split.records, split.subsets, strict=True)
+    ]
+    columns = ["image", "label", "patient", "case", "magnification", "split"]
+    write_text(path, pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n"))
 
 
 if __name__ == "__main__":

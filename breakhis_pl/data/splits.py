@@ -80,29 +80,36 @@ def make_split(dataset: Dataset, config: SharedDataConfig, *, seed: int) -> Spli
         DataError: If a subset lacks a class; test may lack one.
     """
     evaluated = config.eval_magnification
-    if config.split == "official":
-        split = official_split(dataset, fold=config.fold)
-        keys = f"data.split=official data.fold={config.fold}"
+    has_own = any(record.subset is not None for record in dataset.records)
+    if config.split == "official" or (config.split is None and has_own):
+        split = official_split(dataset)
+        keys = "data.split=official" + ("" if config.fold is None else f" data.fold={config.fold}")
     else:
         split = ratio_split(
             dataset, test_fraction=config.test_fraction, seed=seed, group=config.group, counted=evaluated
         )
         keys = f"data.split=ratio data.test_fraction={config.test_fraction:g} seed={seed}"
     if config.val_fraction > 0:
+        if Subset.VAL in split.subsets:
+            raise DataError(f"data.val_fraction={config.val_fraction:g}: {dataset.name} has validation images; set 0")
         split = with_validation(split, fraction=config.val_fraction, seed=seed, counted=evaluated)
         keys += f" data.val_fraction={config.val_fraction:g}"
-    split = at_magnifications(split, train=config.magnification, evaluated=evaluated)
+    if config.magnification is not None and evaluated is not None:
+        split = at_magnifications(split, train=config.magnification, evaluated=evaluated)
     check_trainable(split, keys)
     return split
 
 
-def official_split(dataset: Dataset, *, fold: int) -> Split:
-    """Split as the authors published.
+def official_split(dataset: Dataset) -> Split:
+    """Split as the data set itself does: the authors' fold, or columns of a table.
 
     Raises:
-        DataError: If a patient is in none of the authors' lists.
+        DataError: If it has no split.
     """
-    return Split(dataset, tuple(dataset.official_subset(record, fold) for record in dataset.records))
+    subsets = tuple(record.subset for record in dataset.records if record.subset is not None)
+    if len(subsets) < len(dataset.records):
+        raise DataError(f"data.split=official: {dataset.name} comes without a split; set data.split=ratio")
+    return Split(dataset, subsets)
 
 
 def ratio_split(

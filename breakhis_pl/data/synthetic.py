@@ -22,7 +22,16 @@ from PIL.PngImagePlugin import PngInfo
 from scipy import ndimage
 from tqdm import tqdm
 
-from breakhis_pl.data.breakhis import IMAGE_SIZE, ImageName, archive_folder, official_patients, parse_file_name
+from breakhis_pl.config import SyntheticDataConfig
+from breakhis_pl.data.breakhis import (
+    IMAGE_SIZE,
+    ImageName,
+    archive_folder,
+    official_patients,
+    open_breakhis,
+    parse_file_name,
+)
+from breakhis_pl.data.dataset import Dataset
 from breakhis_pl.randomness import derived_seed
 from breakhis_pl.run_folder import atomic_folder
 
@@ -365,6 +374,21 @@ def generate_image(name: ImageName, *, width: int, seed: int) -> npt.NDArray[np.
     draw_tumor(canvas, slide.tumor, name.subtype)
     draw_stroma(canvas, slide.spindles)
     return photograph(canvas, slide)
+
+
+def open_dataset(config: SyntheticDataConfig, *, task: str, progress_bar: bool) -> Dataset:
+    """Open the data set of a configuration; images are generated if they do not exist."""
+    magnifications = config.all_magnifications
+    folder = synthetic_folder(
+        config.cache_dir,
+        magnifications=magnifications,
+        images_per_patient=config.images_per_patient,
+        width=config.width,
+        seed=config.draw_seed,
+        progress_bar=progress_bar,
+    )
+    dataset = open_breakhis(folder, task=task, magnifications=magnifications, require_complete=False, fold=config.fold)
+    return replace(dataset, name="synthetic images", is_synthetic=True)
 
 
 def synthetic_folder(

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from breakhis_pl.config import DeviceConfig, TrainConfig, validate
-from breakhis_pl.data.sources import open_dataset
+from breakhis_pl.data.dataset import open_dataset
 from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, DataError
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, UInt8Array, open_predictor
 from breakhis_pl.run_folder import RunFolder, RunRecord, atomic_write
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between torch and ONNX Runtime, relative if the logit is above 1."""
+
+LICENSE = "BreakHis (Spanhol et al. 2016): CC BY 4.0; pretrained weights have their own license"
 
 N_COMPARED = 8
 """Number of random images, and of images of the run, that torch and ONNX Runtime are compared on."""
@@ -145,7 +147,7 @@ def make_metadata(record: RunRecord, predictor: Predictor, checkpoint: Path) -> 
         "commit": record.commit,
         "data": record.data.get("description"),
         "is_synthetic": record.data.get("synthetic"),
-        "license": "BreakHis (Spanhol et al. 2016): CC BY 4.0; pretrained weights have their own license",
+        **({"license": LICENSE} if record.config["data"].get("source") == "breakhis" else {}),
         "notice": NOTICE,
     }
 

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from breakhis_pl.config import DeviceConfig, TrainConfig, validate
 from breakhis_pl.data.augmentation import normalize
-from breakhis_pl.data.images import resize
+from breakhis_pl.data.images import read_picture, resize
 from breakhis_pl.data.stain import StainTarget
 from breakhis_pl.errors import CheckpointError, ConfigurationError, DataError
 from breakhis_pl.evaluate import load_classifier
 from breakhis_pl.explain.gradcam import grad_cam
 from breakhis_pl.inference.ood import OODDetector, record_features
-from breakhis_pl.inference.pictures import read_picture
 from breakhis_pl.metrics.calibration import Calibration, read_calibration
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder

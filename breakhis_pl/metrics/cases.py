@@ -13,9 +13,12 @@ from breakhis_pl.metrics.predictions import BoolArray, FloatArray, IntArray, Pre
 N_DRAWS = 10_000
 """Bootstrap draws behind an interval."""
 
+MAX_GROUPS = 2_000
+"""Largest number of groups that are resampled, because some metrics need a number for every pair of them."""
 
-def draw_cases(n_cases: int, *, seed: int, n_draws: int = N_DRAWS) -> IntArray:
-    """Draw cases with replacement; int64, (n_draws, n_cases), how often each case is in each draw.
+
+def draw_cases(n_groups: int, *, seed: int, n_draws: int = N_DRAWS) -> IntArray:
+    """Draw cases with replacement; int64, (n_draws, n_groups), how often each case is in each draw.
 
     Raises:
         ConfigurationError: If there are fewer than 100 draws, or the seed is negative.
@@ -24,30 +27,41 @@ def draw_cases(n_cases: int, *, seed: int, n_draws: int = N_DRAWS) -> IntArray:
         raise ConfigurationError(f"n_draws={n_draws}: must be at least 100; {N_DRAWS} are usual")
     if seed < 0:
         raise ConfigurationError(f"seed={seed}: must be 0 or more")
-    return np.random.default_rng(seed).multinomial(n_cases, np.full(n_cases, 1 / n_cases), size=n_draws)
+    return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_draws)
 
 
 class CaseTable:
-    """Predictions grouped by case.
+    """Predictions grouped by case, the unit that is resampled.
+
+    More than `MAX_GROUPS` cases are put into as many groups at random, which are resampled in their place.
 
     Args:
         predictions: One row per image.
 
     Attributes:
         predictions: The same.
-        case: Index of each image's case; int64, (n_images,).
+        group: Index of the group of each image, which is its case if there are few; int64, (n_images,).
+        group_of_case: Index of the group of each case; int64, (n_cases,).
+        n_groups: Number of groups.
         n_cases: Number of cases.
         n_classes: Number of classes.
-        confusion: Images by case, truth and prediction; float64, (n_cases, n_classes, n_classes).
+        confusion: Images by group, truth and prediction; float64, (n_groups, n_classes, n_classes).
+
+    Source:
+        Kott 2001, The Delete-a-Group Jackknife, Journal of Official Statistics 17 (4), for random groups.
     """
 
     def __init__(self, predictions: Predictions) -> None:
         self.predictions = predictions
-        self.case = predictions.case_index
-        self.n_cases = int(self.case.max()) + 1
+        self.n_cases = int(predictions.case_index.max()) + 1
+        self.group_of_case = np.arange(self.n_cases)
+        if self.n_cases > MAX_GROUPS:
+            self.group_of_case = np.random.default_rng(0).permutation(self.n_cases) % MAX_GROUPS
+        self.group = self.group_of_case[predictions.case_index]
+        self.n_groups = min(self.n_cases, MAX_GROUPS)
         self.n_classes = predictions.n_classes
-        self.confusion = np.zeros((self.n_cases, self.n_classes, self.n_classes))
-        np.add.at(self.confusion, (self.case, predictions.target, predictions.predicted), 1)
+        self.confusion = np.zeros((self.n_groups, self.n_classes, self.n_classes))
+        np.add.at(self.confusion, (self.group, predictions.target, predictions.predicted), 1)
 
     @property
     def present(self) -> BoolArray:
@@ -57,22 +71,26 @@ class CaseTable:
     @cached_property
     def cases_of_class(self) -> IntArray:
         """Cases with images of each class; int64, (n_classes,)."""
-        return np.asarray((self.confusion.sum(2) > 0).sum(0))
+        return self._count_cases(self.predictions.target)
 
     @cached_property
     def cases_of_prediction(self) -> IntArray:
         """Cases with images that are predicted as each class; int64, (n_classes,)."""
-        return np.asarray((self.confusion.sum(1) > 0).sum(0))
+        return self._count_cases(self.predictions.predicted)
+
+    def _count_cases(self, classes: IntArray) -> IntArray:
+        pairs = np.unique(self.predictions.case_index * self.n_classes + classes)
+        return np.bincount(pairs % self.n_classes, minlength=self.n_classes)
 
     @property
     def predicts_one_class(self) -> bool:
         """Whether all images are predicted as the same class."""
         return int((self.cases_of_prediction > 0).sum()) == 1
 
-    def sum_by_case(self, values: FloatArray) -> FloatArray:
-        """Sum a quantity of the images; float64, (n_images, …) to (n_cases, …)."""
-        sums = np.zeros((self.n_cases, *values.shape[1:]))
-        np.add.at(sums, self.case, values)
+    def sum_by_group(self, values: FloatArray) -> FloatArray:
+        """Sum a quantity of the images; float64, (n_images, …) to (n_groups, …)."""
+        sums = np.zeros((self.n_groups, *values.shape[1:]))
+        np.add.at(sums, self.group, values)
         return sums
 
     @cached_property
@@ -87,16 +105,16 @@ class CaseTable:
             positive: Index of the class.
 
         Returns:
-            float64, (n_cases, n_cases), by case of the other image (row) and of the class's (column); ties count half.
+            float64, (n_groups, n_groups), by group of the other image (row) and of the class's (column); ties are half.
         """
         score, is_positive = self.predictions.probabilities[:, positive], self.predictions.target == positive
-        pairs = np.zeros((self.n_cases, self.n_cases))
-        for other in np.unique(self.case[~is_positive]):
-            below = np.sort(score[(self.case == other) & ~is_positive])
+        pairs = np.zeros((self.n_groups, self.n_groups))
+        for other in np.unique(self.group[~is_positive]):
+            below = np.sort(score[(self.group == other) & ~is_positive])
             counts = np.searchsorted(below, score[is_positive], "left") + np.searchsorted(
                 below, score[is_positive], "right"
             )
-            pairs[other] = np.bincount(self.case[is_positive], weights=counts / 2, minlength=self.n_cases)
+            pairs[other] = np.bincount(self.group[is_positive], weights=counts / 2, minlength=self.n_groups)
         return pairs
 
 
@@ -105,7 +123,7 @@ class Draws:
 
     Args:
         table: The cases.
-        weights: How often each case counts in each draw, (n_draws, n_cases); None: once, in a single draw.
+        weights: How often each group counts in each draw, (n_draws, n_groups); None: once, in a single draw.
 
     Attributes:
         table: The same.
@@ -114,7 +132,7 @@ class Draws:
 
     def __init__(self, table: CaseTable, weights: FloatArray | IntArray | None = None) -> None:
         self.table = table
-        self.weights = np.ones((1, table.n_cases)) if weights is None else weights.astype(np.float64)
+        self.weights = np.ones((1, table.n_groups)) if weights is None else weights.astype(np.float64)
 
     @property
     def predictions(self) -> Predictions:
@@ -149,7 +167,7 @@ class Draws:
 
     def sum(self, values: FloatArray) -> FloatArray:
         """Weighted sum of a quantity of the images; float64, (n_images, …) to (n_draws, …)."""
-        return self.weights @ self.table.sum_by_case(values)
+        return self.weights @ self.table.sum_by_group(values)
 
     def mean(self, values: FloatArray) -> FloatArray:
         """Weighted mean of a quantity of the images; float64, (n_images,) to (n_draws,)."""

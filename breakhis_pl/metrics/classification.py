@@ -101,13 +101,13 @@ def _average_precision(draws: Draws, positive: int) -> FloatArray:
     score = draws.predictions.probabilities[:, positive]
     ranking = np.argsort(-score, kind="stable")
     is_last_of_tie = np.append(np.diff(score[ranking]) != 0, True)
-    weights_of_case = np.ascontiguousarray(draws.weights.T)  # (n_cases, n_draws)
+    weights_of_group = np.ascontiguousarray(draws.weights.T)  # (n_groups, n_draws)
     found, found_before, n_called, area = (np.zeros(len(draws.weights)) for _ in range(4))
     is_positive = draws.predictions.target[ranking] == positive
-    for case, hit, is_last in zip(draws.table.case[ranking], is_positive, is_last_of_tie, strict=True):
-        n_called += weights_of_case[case]
+    for group, hit, is_last in zip(draws.table.group[ranking], is_positive, is_last_of_tie, strict=True):
+        n_called += weights_of_group[group]
         if hit:
-            found += weights_of_case[case]
+            found += weights_of_group[group]
         if is_last:
             area += (found - found_before) * divide(found, n_called)
             found_before[:] = found
@@ -177,15 +177,18 @@ def patient_recognition_rate(draws: Draws) -> FloatArray:
 
 def case_accuracy(draws: Draws) -> FloatArray:
     """Fraction of cases that are correct by the mean probability of their images."""
-    correct, case = case_decisions(draws)
-    n_correct = np.bincount(case, weights=correct, minlength=draws.table.n_cases)
-    return draws.weights @ n_correct / (draws.weights @ np.bincount(case, minlength=draws.table.n_cases))
+    correct, group = case_decisions(draws)
+    n_correct = np.bincount(group, weights=correct, minlength=draws.table.n_groups)
+    return draws.weights @ n_correct / (draws.weights @ np.bincount(group, minlength=draws.table.n_groups))
 
 
 def case_decisions(draws: Draws) -> tuple[BoolArray, IntArray]:
-    """Return whether each case is correct, and its index; a case with images of two classes is decided for each."""
+    """Return whether each case is correct, and its group; a case with images of two classes is decided for each."""
     predictions = draws.predictions
-    unit, unit_of_image = np.unique(draws.table.case * predictions.n_classes + predictions.target, return_inverse=True)
+    unit, unit_of_image = np.unique(
+        predictions.case_index * predictions.n_classes + predictions.target, return_inverse=True
+    )
     sums = np.zeros((len(unit), predictions.n_classes))
     np.add.at(sums, unit_of_image, predictions.probabilities)
-    return sums.argmax(1) == unit % predictions.n_classes, unit // predictions.n_classes
+    group = draws.table.group_of_case[unit // predictions.n_classes]
+    return sums.argmax(1) == unit % predictions.n_classes, group

@@ -11,7 +11,7 @@ import pandas as pd
 from breakhis_pl.data.breakhis import SUBTYPES, tumor_type
 from breakhis_pl.metrics.calibration import CALIBRATION_JSON, calibrated, read_calibration
 from breakhis_pl.metrics.cases import N_DRAWS, CaseTable, Draws, draw_cases
-from breakhis_pl.metrics.intervals import INTERVAL_METHOD, Limits, case_intervals, check_case_count
+from breakhis_pl.metrics.intervals import INTERVAL_METHOD, Limits, case_intervals
 from breakhis_pl.metrics.predictions import Predictions, read_predictions, shared_case_images, table_checksum
 from breakhis_pl.metrics.registry import METRICS, shown
 from breakhis_pl.run_folder import write_text
@@ -46,7 +46,6 @@ def evaluate(
         A value is None if it is not defined, with "reason" beside it; an interval is None if there is none.
 
     Raises:
-        PredictionsError: If there are too many cases for intervals.
         ConfigurationError: If there are fewer than 100 draws, or the seed is negative.
     """
 
@@ -54,7 +53,8 @@ def evaluate(
         return _summary(part, seed=seed, n_draws=n_draws if with_intervals else None)
 
     metrics = {"subset": subset, **summarize(predictions)}
-    metrics |= {"per_magnification": _by_magnification(predictions), "per_subtype": _by_tumor_type(predictions)}
+    parts = {"per_magnification": _by_magnification(predictions), "per_subtype": _by_tumor_type(predictions)}
+    metrics |= {name: part for name, part in parts.items() if part}
     is_other = ~np.isin(predictions.image, list(shared))
     if not is_other.all():
         metrics["without_shared_cases"] = summarize(predictions.take(is_other)) if is_other.any() else None
@@ -102,14 +102,13 @@ def _summary(predictions: Predictions, *, seed: int, n_draws: int | None) -> dic
     table = CaseTable(predictions)
     once, intervals, n_lacking = Draws(table), {}, None
     if n_draws is not None:
-        check_case_count(table.n_cases)
-        weights = draw_cases(table.n_cases, seed=seed, n_draws=n_draws)
+        weights = draw_cases(table.n_groups, seed=seed, n_draws=n_draws)
         intervals = case_intervals(table, weights)
         n_lacking = int((weights @ (table.confusion.sum(2) > 0) == 0).any(1).sum())
     per_class: dict[str, dict[str, Any]] = {name: {} for name in predictions.classes}
     estimates = {}
     for name, metric in METRICS.items():
-        if not metric.is_for(table.n_classes):
+        if not metric.is_for(table.n_classes, are_independent=predictions.are_independent):
             continue
         values = metric.values(once).reshape(-1)
         if metric.basis == "prediction":  # as in scikit-learn: 0 for a class that is never predicted
@@ -155,6 +154,8 @@ def _counts(predictions: Predictions) -> dict[str, int]:
 
 
 def _by_magnification(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    if predictions.magnification is None:
+        return {}
     table = {}
     for magnification in np.unique(predictions.magnification):
         part = predictions.take(predictions.magnification == magnification)

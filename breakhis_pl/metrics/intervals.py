@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import stats
 
-from breakhis_pl.errors import PredictionsError
 from breakhis_pl.metrics.cases import CaseTable, Draws
 from breakhis_pl.metrics.predictions import FloatArray, IntArray
 from breakhis_pl.metrics.registry import METRICS, Metric
@@ -29,25 +28,12 @@ INTERVAL_METHOD = (
 CHANCE_CASES = 0.2
 """Cases decided by chance that are added: chosen by the simulations of docs/intervals.md."""
 
-MAX_CASES = 2_000
-"""Largest number of cases with intervals, which need a number for every pair; BreakHis has 70."""
-
 NO_SPREAD = 1e-12
 
 
 def t_quantile(df: int) -> float:
     """Return the 97.5% quantile of Student's t distribution."""
     return float(stats.t.ppf(0.975, df))
-
-
-def check_case_count(n_cases: int) -> None:
-    """Refuse a table with more than `MAX_CASES`.
-
-    Raises:
-        PredictionsError: If there are more.
-    """
-    if n_cases > MAX_CASES:
-        raise PredictionsError(f"{n_cases:,} cases: intervals need at most {MAX_CASES:,}; check the column case")
 
 
 def case_intervals(
@@ -57,7 +43,7 @@ def case_intervals(
 
     Args:
         table: The cases.
-        weights: Draws of cases, (n_draws, n_cases).
+        weights: Draws of cases, (n_draws, n_groups).
         metrics: The metrics.
 
     Returns:
@@ -88,7 +74,7 @@ def _interval(metric: Metric, value: float, draws: FloatArray, table: CaseTable,
     if math.isnan(value) or n_cases < 2 or (error < NO_SPREAD and (table.predicts_one_class or len(draws) == 0)):
         return None
     if metric.interval == "wilson":
-        n_decisions = len(np.unique(table.case * table.n_classes + table.predictions.target))
+        n_decisions = len(np.unique(table.predictions.case_index * table.n_classes + table.predictions.target))
         return _wilson_interval(value, n_decisions, float(stats.norm.ppf(0.975)))
     if metric.interval == "unbiased":
         return None if error < NO_SPREAD else _unbiased_interval(value, draws, n_cases)

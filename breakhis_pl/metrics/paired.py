@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from breakhis_pl.metrics.cases import N_DRAWS, CaseTable, Draws, draw_cases
-from breakhis_pl.metrics.intervals import NO_SPREAD, Limits, check_case_count, t_quantile
+from breakhis_pl.errors import PredictionsError
+from breakhis_pl.metrics.cases import MAX_GROUPS, N_DRAWS, CaseTable, Draws, draw_cases
+from breakhis_pl.metrics.intervals import NO_SPREAD, Limits, t_quantile
 from breakhis_pl.metrics.predictions import BoolArray, FloatArray, Predictions, align
 from breakhis_pl.metrics.registry import METRICS, Metric
 
@@ -51,22 +52,21 @@ def paired_differences(
         first: Predictions of one network.
         second: Predictions of the other for the same images, in any order.
         metrics: Metrics of all classes together, not per class.
-        case_weights: Weight of each case, in the order of their sorted names; None: 1.
+        case_weights: Weight of each case, in the order of their sorted names, for at most `MAX_GROUPS` cases; None: 1.
         seed: Seed of the draws of cases.
         n_draws: Number of draws.
 
     Raises:
-        PredictionsError: If images, classes or cases differ, or there are too many cases.
+        PredictionsError: If images, classes or cases differ.
 
     Source:
         Hesterberg 2015, doi:10.1080/00031305.2015.1089789: the draws' standard error times sqrt(n / (n - 1)), with
         Student's t, on the plain scale.
     """
     tables = CaseTable(first), CaseTable(align(second, first))
-    n_cases = tables[0].n_cases
-    check_case_count(n_cases)
-    weight = np.ones(n_cases) if case_weights is None else case_weights
-    weights = draw_cases(n_cases, seed=seed, n_draws=n_draws) * weight
+    n_groups = tables[0].n_groups
+    weight = np.ones(n_groups) if case_weights is None else case_weights
+    weights = draw_cases(n_groups, seed=seed, n_draws=n_draws) * weight
     once = [Draws(table, weight[None]) for table in tables]
     drawn = [Draws(table, weights) for table in tables]
     return [
@@ -115,7 +115,12 @@ def pooled_differences(
     first, second = (concatenate(part) for part in parts)
     cases = np.unique(first.case)
     n_folds = sum(np.isin(cases, pair[0].case).astype(np.int64) for pair in pairs)
-    return paired_differences(first, second, metrics, case_weights=1 / np.asarray(n_folds), **options)
+    case_weights = None if (np.asarray(n_folds) == 1).all() else 1 / np.asarray(n_folds)
+    if case_weights is not None and len(cases) > MAX_GROUPS:
+        raise PredictionsError(
+            f"{len(cases):,} cases, some tested in several folds: at most {MAX_GROUPS:,} are possible"
+        )
+    return paired_differences(first, second, metrics, case_weights=case_weights, **options)
 
 
 def concatenate(tables: Sequence[Predictions]) -> Predictions:
@@ -124,12 +129,13 @@ def concatenate(tables: Sequence[Predictions]) -> Predictions:
     def rows(name: str) -> Any:
         return np.concatenate([getattr(table, name) for table in tables])
 
+    is_known = all(table.magnification is not None for table in tables)
     return Predictions(
         classes=tables[0].classes,
         image=rows("image"),
         patient=rows("patient"),
         case=rows("case"),
-        magnification=rows("magnification"),
+        magnification=rows("magnification") if is_known else None,
         target=rows("target"),
         probabilities=rows("probabilities"),
         predicted=rows("predicted"),

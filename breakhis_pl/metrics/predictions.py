@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ NameArray: TypeAlias = NDArray[np.object_]
 PREDICTIONS_CSV = "predictions.csv"
 NAME_COLUMNS = ("image", "patient", "case")
 COLUMNS = (*NAME_COLUMNS, "magnification", "target", "predicted")
-"""Columns beside the probabilities, `prob_<class>` for every class."""
+"""Columns beside the probabilities, `prob_<class>` for every class; magnification only where it is known."""
 
 SUM_TOLERANCE = 1e-6
 """Largest distance of the sum of a row's probabilities from 1: nine digits are written."""
@@ -38,7 +38,7 @@ class Predictions:
         image: Name of each image, unique; (n,).
         patient: Patient of each image; (n,).
         case: Case of each image, the unit that intervals resample; (n,).
-        magnification: int64, (n,).
+        magnification: int64, (n,); None if it is not known of all images.
         target: Index of the true class; int64, (n,).
         probabilities: float64, (n, n_classes), 0 to 1, rows sum to 1.
         predicted: Index of the predicted class; int64, (n,).
@@ -51,14 +51,15 @@ class Predictions:
     image: NameArray
     patient: NameArray
     case: NameArray
-    magnification: IntArray
+    magnification: IntArray | None
     target: IntArray
     probabilities: FloatArray
     predicted: IntArray
 
     def __post_init__(self) -> None:
         n = len(self.image)
-        arrays = (self.patient, self.case, self.magnification, self.target, self.predicted)
+        arrays = [self.patient, self.case, self.target, self.predicted]
+        arrays += [] if self.magnification is None else [self.magnification]
         if n == 0 or any(array.shape != (n,) for array in arrays) or self.probabilities.shape != (n, self.n_classes):
             shapes = [array.shape for array in (*arrays, self.probabilities)]
             raise ShapeError(f"{n} images with arrays of shapes {shapes}; expected one row per image, at least one")
@@ -70,6 +71,11 @@ class Predictions:
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+    @property
+    def are_independent(self) -> bool:
+        """Whether images are taken as independent, because neither patients nor cases are known."""
+        return bool((self.case == self.image).all())
 
     @property
     def correct(self) -> BoolArray:
@@ -88,8 +94,9 @@ class Predictions:
 
     def take(self, rows: NDArray[np.generic]) -> "Predictions":
         """Return the rows of an index or mask, in its order."""
-        names = ("image", "patient", "case", "magnification", "target", "probabilities", "predicted")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "classes"}
+        taken: dict[str, Any] = {name: None if array is None else array[rows] for name, array in arrays.items()}
+        return replace(self, **taken)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the table as it is written."""
@@ -98,7 +105,7 @@ class Predictions:
             "image": self.image,
             "patient": self.patient,
             "case": self.case,
-            "magnification": self.magnification,
+            **({} if self.magnification is None else {"magnification": self.magnification}),
             "target": names[self.target],
             **{f"prob_{name}": self.probabilities[:, index] for index, name in enumerate(self.classes)},
             "predicted": names[self.predicted],
@@ -120,7 +127,7 @@ def read_predictions(path: Path) -> Predictions:
     table = _read(path)
     classes = tuple(name.removeprefix("prob_") for name in table.columns if name.startswith("prob_"))
     classes = CLASS_NAMES if set(classes) == set(CLASS_NAMES) else classes  # malignant is positive in any order
-    faults = [f"column {name} is missing" for name in COLUMNS if name not in table]
+    faults = [f"column {name} is missing" for name in COLUMNS if name not in table and name != "magnification"]
     faults += [f"column {name} is unknown" for name in table if name not in COLUMNS and not name.startswith("prob_")]
     faults += [f"column {name} is there twice" for name in table.columns[table.columns.duplicated()]]
     if "" in classes:
@@ -139,7 +146,7 @@ def read_predictions(path: Path) -> Predictions:
     return Predictions(
         classes=classes,
         **{name: table[name].to_numpy(dtype=object) for name in NAME_COLUMNS},
-        magnification=table["magnification"].astype(np.int64).to_numpy(),
+        magnification=table["magnification"].astype(np.int64).to_numpy() if "magnification" in table else None,
         target=table["target"].map(index).to_numpy(dtype=np.int64),
         probabilities=probabilities.to_numpy(dtype=np.float64),
         predicted=table["predicted"].map(index).to_numpy(dtype=np.int64),
@@ -170,8 +177,9 @@ def _faults(table: pd.DataFrame, classes: tuple[str, ...], probabilities: pd.Dat
     first_case = table.groupby("patient")["case"].transform("first")
     for line in table.index[table["case"] != first_case]:
         yield line, f"column case: patient {table['patient'][line]!r} is in case {first_case[line]!r} on another line"
-    for line in table.index[~table["magnification"].str.fullmatch(r"[0-9]{1,9}")]:
-        yield line, f"column magnification: {table['magnification'][line]!r} is not an integer"
+    if "magnification" in table:
+        for line in table.index[~table["magnification"].str.fullmatch(r"[0-9]{1,9}")]:
+            yield line, f"column magnification: {table['magnification'][line]!r} is not an integer"
     for name in ("target", "predicted"):
         for line in table.index[~table[name].isin(classes)]:
             yield line, f"column {name}: {table[name][line]!r} is not one of {join_truncated(classes)}"

@@ -38,6 +38,7 @@ class Metric:
         interval: "logit" and "log": scale of the t interval; "wilson": a fraction of independent cases; "unbiased":
             plain scale, with the bias of the draws removed.
         greater_is_better: False for errors.
+        is_of_groups: Whether it is about patients or cases, and equals accuracy if images are independent.
         shown: Where it appears. "key": the first numbers of a run's page; "report": its table of metrics; "paired":
             differences of runs; "folds": mean over folds; the others by their names.
     """
@@ -53,6 +54,7 @@ class Metric:
     uses_all_cases: bool = False
     interval: Literal["logit", "log", "wilson", "unbiased"] = "logit"
     greater_is_better: bool = True
+    is_of_groups: bool = False
     shown: frozenset[Place] = frozenset({"report", "comparison"})
 
     def chance_value(self, table: CaseTable) -> float:
@@ -85,9 +87,11 @@ class Metric:
         """Index of the class that a metric of one of two classes is about."""
         return 1 if self.basis == "positive" else 0
 
-    def is_for(self, n_classes: int) -> bool:
-        """Whether the metric is defined for a number of classes."""
-        return n_classes == 2 or self.basis not in ("positive", "negative")
+    def is_for(self, n_classes: int, *, are_independent: bool = False) -> bool:
+        """Whether the metric is defined for a number of classes, and tells more than accuracy of independent images."""
+        return (n_classes == 2 or self.basis not in ("positive", "negative")) and not (
+            are_independent and self.is_of_groups
+        )
 
     def n_cases(self, table: CaseTable, index: int = 0) -> int:
         """Return the number of cases that the value rests on; of a class for `per_class`."""
@@ -174,6 +178,7 @@ _ENTRIES = (
         "Patient recognition rate",
         "mean over patients of the fraction of their images that are correct",
         formulas.patient_recognition_rate,
+        is_of_groups=True,
         shown=frozenset({"key", "report", "shared_cases", "folds"}),
     ),
     Metric(
@@ -198,6 +203,7 @@ _ENTRIES = (
         "Case accuracy",
         "fraction of cases that are correct by the mean probability of their images",
         formulas.case_accuracy,
+        is_of_groups=True,
         interval="wilson",
         shown=frozenset({"report", "folds"}),
     ),

@@ -150,12 +150,17 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; float32, ()."""
-        images, targets = batch.images, batch.targets
+        images, targets, weights = batch.images, batch.targets, batch.weights
         if self.mixup is not None:
+            if weights is not None:  # mixed with the targets
+                targets = functional.one_hot(targets, len(self.classes)) * weights[:, None]
             images, targets = self.mixup(images, targets)  # targets: float32, (batch, n_classes)
+            if weights is not None:
+                weights = targets.sum(dim=1)
+                targets = targets / weights[:, None]
         logits = None if self.graphed_network is None else self.graphed_network(images)
         logits = (self.network(images) if logits is None else logits).float()
-        loss = self.train_loss(logits, targets)
+        loss = self.train_loss(logits, targets, weights)
         hard_targets = targets if targets.ndim == 1 else targets.argmax(dim=1)
         self.log(
             "train_loss",
@@ -170,13 +175,17 @@ class Classifier(L.LightningModule):
         self.update_metrics("train", logits.detach(), hard_targets)
         return loss
 
-    def train_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the cross-entropy with class weights and label smoothing; the mean is over images, not weights."""
-        if self.class_weights is None:
+    def train_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Compute the cross-entropy with class weights, label smoothing and weights of the images.
+
+        The mean is over images, not weights.
+        """
+        if self.class_weights is None and weights is None:
             return functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        return functional.cross_entropy(
+        losses = functional.cross_entropy(
             logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing, reduction="none"
-        ).mean()
+        )
+        return losses.mean() if weights is None else (losses * weights).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the metrics of its subset, validation or test; nothing is selected on test images."""

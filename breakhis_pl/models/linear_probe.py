@@ -17,7 +17,13 @@ ABSENT_CLASS_LOGIT = -14.0
 
 
 def fit_linear_probe(
-    head: nn.Linear, features: Tensor, targets: Tensor, *, l2: float, class_weights: Tensor | None = None
+    head: nn.Linear,
+    features: Tensor,
+    targets: Tensor,
+    *,
+    l2: float,
+    class_weights: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> None:
     """Fit a linear head to features.
 
@@ -31,6 +37,7 @@ def fit_linear_probe(
         targets: int64, (n,).
         l2: Weight of the penalty, above 0.
         class_weights: float, (n_classes,), weights of the cross-entropy of each class; None for 1.
+        weights: float, (n,), weights of the cross-entropy of each image; None for 1.
 
     Raises:
         TrainingError: If features are not finite, or the fit does not converge.
@@ -55,7 +62,7 @@ def fit_linear_probe(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            regression.fit(standardized, labels)
+            regression.fit(standardized, labels, sample_weight=None if weights is None else weights.cpu().numpy())
     except ConvergenceWarning as error:
         raise TrainingError(f"no convergence of the linear probe in {MAX_ITERATIONS} steps; raise model.l2") from error
     weight, bias = torch.from_numpy(regression.coef_ / scaler.scale_), torch.from_numpy(regression.intercept_)

@@ -79,7 +79,7 @@ def _failed_checks_of_data(run: Run, n_images: int, subset: str) -> Iterator[tup
     if run.is_incomplete:
         n_published = sum(n for (m, _), n in PUBLISHED_COUNTS.items() if m in run.magnifications[1])
         description = run.data.get("description") or f"not all {n_published:,} images are there"
-        if run.fold is not None and subset == "test":
+        if isinstance(run.fold, int) and subset == "test":
             n_test = sum(
                 patient.n_images.get(magnification, 0)
                 for patient in official_patients().values()
@@ -104,16 +104,18 @@ def _failed_checks_of_predictions(
             f"{n} {n_images:,} {subset} images are predicted as {run.one_class}; {n_true:,} are {run.one_class}. The "
             "network hardly tells the classes apart; its accuracy only reflects their sizes.",
         )
+    if run.are_independent:
+        yield "C15", "Images taken as independent", "no patient or case is known; intervals may be too narrow."
     if "without_shared_cases" in metrics:
         yield "C05", "Shared cases across subsets", _shared_cases(metrics, n_images)
     counts = {name: metrics["per_class"][name]["n_cases"] for name in predictions.classes}
-    few = [f"{n or 'no'} {name} case{'' if n == 1 else 's'}" for name, n in counts.items() if n < FEW_CASES]
+    unit = "image" if run.are_independent else "case"
+    few = [f"{n or 'no'} {name} {unit}{'' if n == 1 else 's'}" for name, n in counts.items() if n < FEW_CASES]
     if few:
         yield (
             "C06",
             "Few cases",
-            f"the {subset} images come from {' and '.join(few)}; images of one case resemble each other, so the "
-            "intervals are based on little.",
+            f"the {subset} images come from {' and '.join(few)}; the intervals are based on little.",
         )
     support = np.bincount(predictions.target, minlength=predictions.n_classes)
     if predictions.n_classes == 2 and 0 < support.min() < IMBALANCE * n_images:
@@ -133,7 +135,7 @@ def _failed_checks_of_predictions(
         )
     patients = np.unique(predictions.patient)
     wrong = [name for name in patients if not predictions.correct[predictions.patient == name].any()]
-    if wrong and run.one_class is None:
+    if wrong and run.one_class is None and not run.are_independent:
         yield "C11", "A patient all wrong", f"every image is predicted wrongly of {join_truncated(wrong, limit=3)}."
     n_other = int((predictions.predicted != predictions.probabilities.argmax(axis=1)).sum())
     if n_other:

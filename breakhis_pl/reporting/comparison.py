@@ -31,12 +31,12 @@ from breakhis_pl.reporting.pairs import MAX_RUNS_IN_PAIRS, compare_configuration
 from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
 from breakhis_pl.reporting.repeats import Repeats, Spread, repeats, with_names
 from breakhis_pl.reporting.run_report import (
-    CASES,
-    magnification_text,
+    cases_text,
+    images_text,
     metric_title,
     published_sentences,
     published_table,
-    source_text,
+    split_text,
 )
 from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run, shorten
 from breakhis_pl.run_folder import REPORT_PAGE, write_text
@@ -176,26 +176,26 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
 
 
 def _data_sentences(runs: Sequence[Run]) -> list[str]:
-    kinds: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    kinds: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         if run.data_config and run.data.get("n_images"):
-            split = "" if run.fold is not None else f"splits by {run.data_config.get('group', 'case')}"
-            kinds[source_text(run), magnification_text(run), split].append(run)
+            split = "" if run.fold is not None else split_text(run).partition(" (seed")[0]
+            kinds[images_text(run), split].append(run)
     sentences = []
-    for (source, magnification, split), group in kinds.items():
-        folds = sorted({run.fold for run in group if run.fold is not None})
-        where = f"the authors' fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if folds else split
+    for (images, split), group in kinds.items():
+        folds = sorted({run.fold for run in group if run.fold is not None}, key=str)
+        whose = "the authors' " if group[0].is_of_breakhis else ""
+        where = f"{whose}fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if folds else split
         sizes = [
             " to ".join(f"{n:,}" for n in dict.fromkeys((min(counts), max(counts))))
             for subset in ("train", "test")
             if (counts := [sum(run.data["n_images"].get(subset, {}).values()) for run in group])
         ]
-        sentences.append(
-            f"{source[0].upper()}{source[1:]} at {magnification}, {where}: {sizes[0]} train and {sizes[1]} test images."
-        )
+        title = f"{images[0].upper()}{images[1:]}" if group[0].is_synthetic else images
+        sentences.append(f"{title}, {where}: {sizes[0]} train and {sizes[1]} test images.")
     n_with_result = sum(run.metrics is not None for run in runs)
     sentences.append(f"{n_with_result} of {len(runs)} run{'' if len(runs) == 1 else 's'} with a result.")
-    sentences.append(CASES)
+    sentences += dict.fromkeys(map(cases_text, runs))
     return sentences
 
 
@@ -265,29 +265,39 @@ def _fold_section(groups: Sequence[Repeats]) -> Section:
     if table is not None:
         tables.append(table)
     tests = [subset is Subset.TEST for patient in official_patients().values() for subset in patient.subsets.values()]
+    are_official = all(group.runs[0].is_of_breakhis for group in groups)
     notes = [
         "The standard deviation over folds is not a standard error: the test sets of the five folds overlap "
         f"({len(official_patients())} patients are tested {sum(tests):,} times)."
     ]
+    if not are_official:
+        notes = ["The standard deviation over folds is not a standard error: the networks share train images."]
     if table is not None:
         notes.append(
             "The paired test pools the folds: a case that is tested in several folds counts once. It says how the "
             "configurations differ on these cases, for networks trained on these folds. AUROC is left out, because "
             "probabilities of different networks cannot be ranked together."
         )
-    return Section("folds", "Over the authors' folds", points, tables=tables, notes=notes)
+    heading = "Over the authors' folds" if are_official else "Over the folds"
+    return Section("folds", heading, points, tables=tables, notes=notes)
 
 
 def _has_published_folds(group: Repeats) -> bool:
     """Whether a configuration was tested on all images of the five folds at 200X."""
     is_complete = all(not run.is_incomplete and not run.is_synthetic for run in group.runs)
-    return group.folds == FOLDS and is_complete and group.runs[0].magnifications[1] == (MAGNIFICATION,)
+    return (
+        group.folds == FOLDS
+        and is_complete
+        and group.runs[0].is_of_breakhis
+        and group.runs[0].magnifications[1] == (MAGNIFICATION,)
+    )
 
 
 def _lacks(groups: Sequence[Repeats]) -> Iterator[str]:
     """Name the folds and seeds that a configuration lacks."""
     for group in groups:
-        missing = [str(fold) for fold in FOLDS if fold not in group.folds]
+        expected = FOLDS if group.runs[0].is_of_breakhis else ()
+        missing = [str(fold) for fold in expected if fold not in group.folds]
         parts = [f"no result on fold{'s' if len(missing) > 1 else ''} {', '.join(missing)}"] if missing else []
         for fold in group.folds:
             seeds = {run.seed for run in group.of_fold(fold)}

@@ -12,7 +12,7 @@ from scipy import stats
 
 from breakhis_pl.metrics.cases import CaseTable, Draws, draw_cases
 from breakhis_pl.metrics.classification import N_CALIBRATION_BINS, calibration_bin, calibration_pairs
-from breakhis_pl.metrics.intervals import MAX_CASES, t_quantile
+from breakhis_pl.metrics.intervals import t_quantile
 from breakhis_pl.metrics.predictions import FloatArray, IntArray, Predictions
 
 N_BAND_DRAWS = 2000
@@ -113,15 +113,15 @@ def _band(
     """
     table = CaseTable(predictions)
     n_behind = int(table.cases_of_class.min())
-    if n_behind < 2 or table.n_cases > MAX_CASES:
+    if n_behind < 2:
         return None
     order = np.argsort(-predictions.prob_positive, kind="stable")
     is_last_of_tie = np.append(np.diff(predictions.prob_positive[order]) != 0, True)
-    case, is_positive = table.case[order], predictions.target[order] == 1
-    weights = draw_cases(table.n_cases, seed=0, n_draws=N_BAND_DRAWS).astype(np.float64)
+    group, is_positive = table.group[order], predictions.target[order] == 1
+    weights = draw_cases(table.n_groups, seed=0, n_draws=N_BAND_DRAWS).astype(np.float64)
     curves = []
     for first in range(0, N_BAND_DRAWS, _DRAWS_AT_ONCE):
-        of_image = weights[first : first + _DRAWS_AT_ONCE, case]  # (n_draws, n_images)
+        of_image = weights[first : first + _DRAWS_AT_ONCE, group]  # (n_draws, n_images)
         none = np.zeros((len(of_image), 1))
         false, true = (
             np.hstack([none, np.cumsum(of_image * is_one, axis=1)[:, is_last_of_tie]])

@@ -13,7 +13,7 @@ from breakhis_pl.metrics.evaluation import ENSEMBLE_JSON
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, align, shared_case_images, table_checksum
 from breakhis_pl.reporting.checks import Check
 from breakhis_pl.reporting.comparison import write_runs
-from breakhis_pl.reporting.run_report import magnification_text, write_results
+from breakhis_pl.reporting.run_report import images_text, write_results
 from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run
 from breakhis_pl.run_folder import write_text
 
@@ -59,6 +59,7 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
     splits = [pd.read_csv(run.folder / "split.csv", dtype=str) for run in runs]
     _check_not_trained_on(runs, splits, mean)
     shared = frozenset[str]().union(*map(shared_case_images, splits))
+    keys = ["source", "group", "magnification", *(("split", "fold") if len({run.fold for run in runs}) == 1 else ())]
     ensemble = {
         "table": f"{place}/{PREDICTIONS_CSV}",
         "members": [
@@ -73,14 +74,13 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
         ],
         "synthetic": runs[0].is_synthetic,
         "complete": not any(run.is_incomplete for run in runs),
-        "config": {key: runs[0].data_config.get(key) for key in ("split", "fold", "group", "magnification")}
-        if len({run.fold for run in runs}) == 1
-        else {"magnification": sorted({int(each) for each in mean.magnification})},
+        "name": runs[0].data.get("name"),
+        "config": {key: runs[0].data_config.get(key) for key in keys},
         "shared_case_images": sorted(shared),
     }
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / ENSEMBLE_JSON, json.dumps(ensemble, indent=2) + "\n")
-    title = f"Ensemble of {len(runs)}, {magnification_text(runs[0])}"
+    title = f"Ensemble of {len(runs)}, {images_text(runs[0])}"
     write_results(out, mean, title=title, note=runs[0].note)
     lead = f"{NAME}: the mean of the probabilities of {join_truncated(names)}, from their {place}/{PREDICTIONS_CSV}."
     if len(paths) < len(found):

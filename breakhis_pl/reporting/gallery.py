@@ -70,9 +70,8 @@ class GalleryEntry:
         """One line on the image."""
         sure = ">99.9%" if self.probability > 0.9995 else f"{self.probability:.1%}"
         verb = "called" if self.predicted == self.target else "wrongly called"
-        return (
-            f"{self.target.capitalize()}, {verb} {self.predicted} ({sure}). "
-            f"Of this patient's {self.n_images} images, {self.n_correct} are correct."
+        return f"{self.target.capitalize()}, {verb} {self.predicted} ({sure})." + (
+            f" Of this patient's {self.n_images} images, {self.n_correct} are correct." if self.n_images > 1 else ""
         )
 
 
@@ -100,7 +99,7 @@ def choose_images(predictions: Predictions, *, n_per_kind: int) -> list[tuple[st
         seen[predictions.patient[row]] += 1
         if seen[predictions.patient[row]] <= IMAGES_PER_PATIENT and len(mistakes) < n_per_kind:
             mistakes.append(int(row))
-    left = wrong[~np.isin(wrong, mistakes)]
+    left = wrong[~np.isin(wrong, mistakes) & (not predictions.are_independent)]
     hardest = list(_first_of_each_patient(predictions, left))
     fraction = {name: predictions.correct[predictions.patient == name].mean() for name in set(predictions.patient)}
     hardest.sort(key=lambda row: (fraction[predictions.patient[row]], predictions.image[row]))

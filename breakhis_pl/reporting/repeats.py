@@ -55,20 +55,20 @@ class Repeats:
     others: tuple[Run, ...]
 
     @property
-    def folds(self) -> tuple[int, ...]:
-        """The authors' folds with a result."""
-        return tuple(sorted({run.fold for run in self.runs if run.fold is not None}))
+    def folds(self) -> tuple[int | str, ...]:
+        """Folds with a result."""
+        return tuple(sorted({run.fold for run in self.runs if run.fold is not None}, key=str))
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds with a result."""
         return tuple(sorted({run.seed for run in self.runs if run.seed is not None}))
 
-    def of_fold(self, fold: int) -> list[Run]:
+    def of_fold(self, fold: int | str) -> list[Run]:
         """Return the runs of a fold."""
         return [run for run in self.runs if run.fold == fold]
 
-    def on_fold(self, fold: int, metric: str) -> Estimate | None:
+    def on_fold(self, fold: int | str, metric: str) -> Estimate | None:
         """Return the mean of a metric over the runs of a fold, with the mean limits of their intervals.
 
         The interval is not narrower than that of the mean, whose standard error is at most the mean of the runs'.

@@ -43,6 +43,14 @@ CASES = (
     "The authors of BreakHis count every slide as a patient; slides whose names share a number form a case. Images of "
     "a case resemble each other, so intervals and tests resample cases, not images."
 )
+CASES_OF_A_TABLE = (
+    "Images of a case resemble each other, so intervals and tests resample cases, not images. Without a column case, a "
+    "patient is a case."
+)
+INDEPENDENT = (
+    "Neither patients nor cases are known, so images are taken as independent. If several are of one patient, the "
+    "intervals are too narrow, and images of one patient may be in train and test."
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def write_report(folder: Path) -> tuple[Path, list[Check]]:
 
 
 def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], checks: list[Check]) -> str:
-    title = f"{network_title(run)}, {magnification_text(run)}, {len(predictions):,} test images"
+    title = f"{network_title(run)}, {images_text(run)}, {len(predictions):,} test images"
     split = pd.read_csv(run.folder / "split.csv", dtype=str)
     record = run.record
     if record is None:
@@ -106,18 +114,21 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
         run=run,
         record=record,
         run_name=run.folder.resolve().name,
-        title=f"{network_title(run)} on {source_text(run)} at {magnification_text(run)}, {split_text(run)}",
+        title=f"{network_title(run)} on {images_text(run)}, {split_text(run)}",
         lead=_data_sentence(run, split),
         checks=checks,
         documentation=documentation_link(run.folder),
         key_numbers=[
-            (metric.title, metrics[metric.name], metric.meaning) for metric in shown("key", predictions.n_classes)
+            (metric.title, metrics[metric.name], metric.meaning)
+            for metric in shown("key", predictions.n_classes)
+            if metric.name in metrics
         ],
         sentence=_result_sentence(predictions, metrics),
         confusion=_confusion_picture(metrics, predictions.classes, f"Confusion matrix: {title}", run.note),
         classes=_class_table(metrics),
         metrics_table=_metrics_table(metrics),
         metrics=metrics,
+        unit=unit_text(metrics),
         shared_cases=_shared_case_table(metrics),
         magnifications=_magnification_table(metrics),
         published=published_table([run]) if run.is_on_otto2022_split else None,
@@ -127,7 +138,7 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
         figures=list(_ranking_pictures(run, predictions, metrics, title)),
         calibration=_calibration_table(metrics),
         calibration_sentence=_calibration_sentence(metrics),
-        patients=_patients(predictions, shared_case_images(split)),
+        patients=None if run.are_independent else _patients(predictions, shared_case_images(split)),
         tumor_types=_tumor_type_table(metrics),
         types=None if types is None else _class_table(types),
         types_sentence=None if types is None else _types_sentence(types),
@@ -140,22 +151,28 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
     )
 
 
-def magnification_text(run: Run) -> str:
-    """Return "200X", or "40X and 100X, tested at 200X"."""
+def images_text(run: Run) -> str:
+    """Return "BreakHis at 200X", "BreakHis at 40X and 100X, tested at 200X" or "images.csv"."""
+    name = str(run.data.get("name") or ("synthetic images" if run.is_synthetic else "BreakHis"))
     train, test = (" and ".join(f"{each}X" for each in part) for part in run.magnifications)
-    return train if train == test else f"{train}, tested at {test}"
-
-
-def source_text(run: Run) -> str:
-    """Return the source of the images in a few words."""
-    return "synthetic images" if run.is_synthetic else "BreakHis"
+    if not train:
+        return name
+    return f"{name} at {train}" if train == test else f"{name} at {train}, tested at {test}"
 
 
 def split_text(run: Run) -> str:
     """Return the split in a few words."""
     if run.fold is not None:
-        return f"the authors' fold {run.fold}"
-    return f"a split by {run.data_config.get('group', 'case')} (seed {run.seed})"
+        return f"the authors' fold {run.fold}" if run.is_of_breakhis else f"fold {run.fold}"
+    if run.data.get("split") == "official":
+        return "the split of the table"
+    group = "image" if run.are_independent else run.data_config.get("group", "case")
+    return f"a split by {group} (seed {run.seed})"
+
+
+def cases_text(run: Run) -> str:
+    """Explain the unit that is resampled."""
+    return INDEPENDENT if run.are_independent else CASES if run.is_of_breakhis else CASES_OF_A_TABLE
 
 
 def _data_sentence(run: Run, split: pd.DataFrame) -> str:
@@ -168,8 +185,9 @@ def _data_sentence(run: Run, split: pd.DataFrame) -> str:
         if len(rows):
             n_patients, n_cases = rows["patient"].nunique(), rows["case"].nunique()
             counts = ", ".join(f"{n:,} {name}" for name, n in run.data["n_images"][subset].items())
-            parts.append(f"{verb} {len(rows):,} images ({counts}) of {n_patients:,} patients in {n_cases:,} cases")
-    return f"{', '.join(parts)}. {CASES}"
+            groups = "" if run.are_independent else f" of {n_patients:,} patients in {n_cases:,} cases"
+            parts.append(f"{verb} {len(rows):,} images ({counts}){groups}")
+    return f"{', '.join(parts)}. {cases_text(run)}"
 
 
 def _result_sentence(predictions: Predictions, metrics: Mapping[str, Any]) -> str:
@@ -200,29 +218,38 @@ def _class_table(metrics: Mapping[str, Any]) -> Table:
     labels = dict.fromkeys(metrics["class_names"], "")
     if len(labels) == 2:
         labels = dict(zip(labels, (" (recall: specificity)", " (recall: sensitivity)"), strict=True))
+    counts = {"support": "Images", "n_cases": "Cases"} if unit_text(metrics) == "cases" else {"support": "Images"}
     rows: list[list[Cell]] = [
-        [f"{name}{labels[name]}", *(of[each] for each in names), f"{of['support']:,}", f"{of['n_cases']:,}"]
+        [f"{name}{labels[name]}", *(of[each] for each in names), *(f"{of[each]:,}" for each in counts)]
         for name, of in metrics["per_class"].items()
     ]
-    total = [f"{metrics['n_images']:,}", f"{metrics['n_cases']:,}"]
+    total = [f"{metrics['n_images']:,}", f"{metrics['n_cases']:,}"][: len(counts)]
     rows += [
         [heading, *(metrics[f"{kind}_{each}"] for each in names), *total]
         for kind, heading in (("weighted", "weighted average"), ("macro", "macro average"))
     ]
-    headings = ["Class", *(METRICS[name].title for name in names), "Images", "Cases"]
+    headings = ["Class", *(METRICS[name].title for name in names), *counts.values()]
     columns = zip(labels, zip(*metrics["confusion_matrix"], strict=True), strict=True)
     never = [name for name, counts in columns if sum(counts) == 0]
     note = f"Never predicted, so that precision counts as 0: {', '.join(never)}." if never else None
-    return Table("By class, with 95% intervals over cases", headings, rows, emphasized={len(labels)}, note=note)
+    return Table(
+        f"By class, with 95% intervals over {unit_text(metrics)}", headings, rows, emphasized={len(labels)}, note=note
+    )
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     rows = [
-        [metric.title, metrics[metric.name], metric.meaning] for metric in shown("report", len(metrics["class_names"]))
+        [metric.title, metrics[metric.name], metric.meaning]
+        for metric in shown("report", len(metrics["class_names"]))
+        if metric.name in metrics
     ]
-    return Table(
-        "Other metrics, with 95% intervals over cases", ["Metric", "Value", "Meaning"], rows, texts={"Meaning"}
-    )
+    caption = f"Other metrics, with 95% intervals over {unit_text(metrics)}"
+    return Table(caption, ["Metric", "Value", "Meaning"], rows, texts={"Meaning"})
+
+
+def unit_text(metrics: Mapping[str, Any]) -> str:
+    """Return the unit that is resampled: "cases", or "images" if every image is a case."""
+    return "images" if metrics["n_cases"] == metrics["n_images"] else "cases"
 
 
 def _shared_case_table(metrics: Mapping[str, Any]) -> Table | None:
@@ -235,7 +262,7 @@ def _shared_case_table(metrics: Mapping[str, Any]) -> Table | None:
 
 
 def _magnification_table(metrics: Mapping[str, Any]) -> Table | None:
-    table, classes = metrics["per_magnification"], metrics["class_names"]
+    table, classes = metrics.get("per_magnification", {}), metrics["class_names"]
     if len(table) < 2:
         return None
     rows = [
@@ -365,9 +392,13 @@ def _calibration_table(metrics: Mapping[str, Any]) -> Table | None:
     calibrated = metrics.get("calibrated")
     if calibrated is None:
         return None
-    rows = [[metric.title, metrics[metric.name], calibrated[metric.name]] for metric in shown("calibration")]
+    rows = [
+        [metric.title, metrics[metric.name], calibrated[metric.name]]
+        for metric in shown("calibration")
+        if metric.name in metrics
+    ]
     headings = ["Metric", "As trained, threshold 0.5", "Calibrated, chosen threshold"]
-    return Table("On the test images, with 95% intervals over cases", headings, rows)
+    return Table(f"On the test images, with 95% intervals over {unit_text(metrics)}", headings, rows)
 
 
 def _calibration_sentence(metrics: Mapping[str, Any]) -> str:
@@ -419,7 +450,7 @@ def _tumor_type_table(metrics: Mapping[str, Any]) -> Table | None:
             *(f"{of[key]:,}" for key in ("n_cases", "n_patients", "n_images")),
             f"{of['recall']:.1%}",
         ]
-        for code, of in metrics["per_subtype"].items()
+        for code, of in metrics.get("per_subtype", {}).items()
     ]
     headings = ["Tumor type", "Class", "Cases", "Patients", "Images", "Correct"]
     note = "Most types have one to three patients here: the fractions describe these, they do not estimate the type."

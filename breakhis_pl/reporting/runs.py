@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from breakhis_pl.data.dataset import INCOMPLETE_NOTE, SYNTHETIC_NOTE
+from breakhis_pl.data.dataset import INCOMPLETE_NOTE, INDEPENDENT_NOTE, SYNTHETIC_NOTE
 from breakhis_pl.errors import BreakHisError, PredictionsError, RunFolderError, join_truncated
 from breakhis_pl.metrics.evaluation import ENSEMBLE_JSON, METRICS_JSON, evaluate_table
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, read_predictions, table_checksum
@@ -60,9 +60,14 @@ class Run:
         return found
 
     @property
-    def fold(self) -> int | None:
-        """The authors' fold; None for another split."""
-        return self.data_config.get("fold") if self.data_config.get("split") == "official" else None
+    def is_of_breakhis(self) -> bool:
+        """Whether the images have BreakHis names."""
+        return self.data_config.get("source", "breakhis") in ("breakhis", "synthetic")
+
+    @property
+    def fold(self) -> int | str | None:
+        """Fold of the data set that was tested; None for another split."""
+        return None if self.data_config.get("split") == "ratio" else self.data_config.get("fold")
 
     @property
     def seed(self) -> int | None:
@@ -89,12 +94,22 @@ class Run:
     @property
     def note(self) -> str | None:
         """What every figure of the run must say about its images."""
-        return SYNTHETIC_NOTE if self.is_synthetic else INCOMPLETE_NOTE if self.is_incomplete else None
+        if self.is_synthetic:
+            return SYNTHETIC_NOTE
+        if self.are_independent:
+            return INDEPENDENT_NOTE
+        return INCOMPLETE_NOTE if self.is_incomplete else None
+
+    @property
+    def are_independent(self) -> bool:
+        """Whether images are taken as independent, because neither patients nor cases are known."""
+        return self.predictions is not None and self.predictions.are_independent
 
     @property
     def is_on_otto2022_split(self) -> bool:
         """Whether the split is that of Otto et al. 2022, with or without all images."""
-        return self.fold == FOLD and self.magnifications == ((MAGNIFICATION,),) * 2 and not self.is_synthetic
+        is_there = self.fold == FOLD and self.magnifications == ((MAGNIFICATION,),) * 2
+        return is_there and self.is_of_breakhis and not self.is_synthetic
 
     @property
     def has_otto2022_images(self) -> bool:
@@ -140,8 +155,9 @@ class Run:
             return None
         found: Estimate | None = self.metrics.get(name)
         for class_name, of_class in self.metrics["per_class"].items():
-            if name.endswith(f"_{class_name}"):
-                found = of_class.get(name.removesuffix(f"_{class_name}"))
+            metric = name.removesuffix(f"_{class_name}")
+            if metric != name and metric in of_class:
+                found = of_class[metric]
         return None if found is None or found["value"] is None else found
 
 

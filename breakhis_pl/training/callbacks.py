@@ -231,6 +231,7 @@ class LinearProbe(Callback):
         self.checkpoint = checkpoint
         self._features: list[Tensor] = []
         self._targets: list[Tensor] = []
+        self._weights: list[Tensor] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Switch off the optimization by steps, and keep the features of the train images."""
@@ -245,11 +246,13 @@ class LinearProbe(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         """Fit after the last batch."""
         self._targets.append(batch.targets)
+        self._weights += [] if batch.weights is None else [batch.weights]
         if batch_idx + 1 < trainer.num_training_batches:
             return
         features, targets = torch.cat(self._features), torch.cat(self._targets)  # (n, n_features), (n,)
         head = pl_module.network.head
-        fit_linear_probe(head, features, targets, l2=self.l2, class_weights=pl_module.class_weights)
+        weights = torch.cat(self._weights) if self._weights else None
+        fit_linear_probe(head, features, targets, l2=self.l2, class_weights=pl_module.class_weights, weights=weights)
         with torch.no_grad():
             logits = head(features)
         loss = functional.cross_entropy(logits, targets)

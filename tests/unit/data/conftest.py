@@ -15,7 +15,7 @@ from breakhis_pl.data.dataset import Dataset, ImageRecord
 def published() -> Callable[..., Dataset]:
     """All published images of some magnifications, without files."""
 
-    def open_published(magnifications: Sequence[int] = (200,)) -> Dataset:
+    def open_published(magnifications: Sequence[int] = (200,), fold: int = 2) -> Dataset:
         names = [
             parse_file_name(f"{official.patient}-{magnification}-{number:03}.png")
             for official in official_patients().values()
@@ -23,10 +23,19 @@ def published() -> Callable[..., Dataset]:
             for number in range(1, official.n_images[magnification] + 1)
         ]
         records = [
-            ImageRecord(Path(name.file_name), name.file_name, name.target, name.patient, name.case, name.magnification)
+            ImageRecord(
+                Path(name.file_name),
+                name.file_name,
+                name.target,
+                name.patient,
+                name.case,
+                name.magnification,
+                official_subset(name.patient, fold),
+            )
             for name in sorted(names, key=lambda name: name.file_name)
         ]
         return Dataset(
+            name="BreakHis",
             records=tuple(records),
             classes=CLASS_NAMES,
             parents=None,
@@ -34,8 +43,6 @@ def published() -> Callable[..., Dataset]:
             is_complete=True,
             n_published=len(records),
             description="",
-            is_synthetic=False,
-            official_subset=lambda record, fold: official_subset(record.patient, fold),
         )
 
     return open_published

@@ -35,7 +35,7 @@ def fraction(split: splits.Split, subset: Subset, class_name: str, among: tuple[
 
 
 def test_fold_2_at_200x_has_the_counts_of_the_report(published: Published) -> None:
-    split = splits.official_split(published(), fold=2)
+    split = splits.official_split(published())
     assert split.counts() == {"train": {"benign": 455, "malignant": 961}, "test": {"benign": 168, "malignant": 429}}
     assert [len(groups(split, subset, "patient")) for subset in (Subset.TRAIN, Subset.TEST)] == [54, 28]
     shared = {"14-14134", "14-15570", "14-16184", "14-18842", "14-22549", "14-29960"}
@@ -45,8 +45,8 @@ def test_fold_2_at_200x_has_the_counts_of_the_report(published: Published) -> No
 def test_checksums_of_the_official_folds_do_not_change(published: Published) -> None:
     dataset = published()
     backwards = replace(dataset, records=dataset.records[::-1])
-    assert {fold: splits.official_split(dataset, fold=fold).checksum() for fold in FOLDS} == CHECKSUMS
-    assert splits.official_split(backwards, fold=2).checksum() == CHECKSUMS[2]
+    assert {fold: splits.official_split(published(fold=fold)).checksum() for fold in FOLDS} == CHECKSUMS
+    assert splits.official_split(backwards).checksum() == CHECKSUMS[2]
 
 
 @pytest.mark.parametrize("group", ["case", "patient"])
@@ -63,7 +63,7 @@ def test_a_ratio_split_keeps_groups_together_and_meets_the_fraction_of_each_clas
 
 @pytest.mark.parametrize("fold", FOLDS)
 def test_validation_takes_whole_cases_of_train_and_leaves_test_alone(published: Published, fold: int) -> None:
-    before = splits.official_split(published(), fold=fold)
+    before = splits.official_split(published(fold=fold))
     after = splits.with_validation(before, fraction=0.2, seed=fold)
     assert after.indices(Subset.TEST) == before.indices(Subset.TEST)
     assert not groups(after, Subset.TRAIN) & groups(after, Subset.VAL)
@@ -117,7 +117,7 @@ def test_a_subset_without_a_class_is_refused_or_reported(published: Published, c
 
     def split_of(**classes: str) -> splits.Split:
         letters = {Subset(name): tuple(f"SOB_{letter}" for letter in each) for name, each in classes.items()}
-        split = splits.official_split(dataset, fold=2)
+        split = splits.official_split(dataset)
         kept = [i for i, subset in enumerate(split.subsets) if split.records[i].image.startswith(letters[subset])]
         records = tuple(split.records[i] for i in kept)
         return splits.Split(replace(dataset, records=records), tuple(split.subsets[i] for i in kept))
@@ -132,7 +132,7 @@ def test_a_subset_without_a_class_is_refused_or_reported(published: Published, c
 
 
 def test_split_csv_has_a_row_per_image(published: Published, tmp_path: Path) -> None:
-    split = splits.official_split(published([400]), fold=1)
+    split = splits.official_split(published([400], fold=1))
     splits.write_split_csv(tmp_path / "split.csv", split)
     with (tmp_path / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from breakhis_pl.data.images import read_picture
 from breakhis_pl.errors import DataError
-from breakhis_pl.inference.pictures import read_picture
 
 HEIGHT, WIDTH = 20, 30
 RGB = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -231,7 +231,7 @@ def test_scanner_files_folders_and_missing_files_are_refused_by_name(tmp_path: P
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png")
-    monkeypatch.setattr("breakhis_pl.inference.pictures.MAX_PIXELS", RGB.size // 3 - 1)
+    monkeypatch.setattr("breakhis_pl.data.images.MAX_PIXELS", RGB.size // 3 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
     with pytest.raises(DataError, match="30x20"):
         read_picture(tmp_path / "a.png")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from breakhis_pl.errors import ConfigurationError, PredictionsError
-from breakhis_pl.metrics.cases import CaseTable, Draws, draw_cases
-from breakhis_pl.metrics.intervals import MAX_CASES, Limits, case_intervals, check_case_count
+from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.metrics.cases import MAX_GROUPS, CaseTable, Draws, draw_cases
+from breakhis_pl.metrics.intervals import Limits, case_intervals
 from breakhis_pl.metrics.predictions import Predictions, read_predictions
 from breakhis_pl.metrics.registry import METRICS
 from tests.conftest import REPOSITORY
@@ -21,7 +21,7 @@ def intervals(
     predictions: Predictions, names: Sequence[str] = tuple(METRICS), *, seed: int = 0, n_draws: int = 500
 ) -> dict[str, list[Limits]]:
     cases = CaseTable(predictions)
-    weights = draw_cases(cases.n_cases, seed=seed, n_draws=n_draws)
+    weights = draw_cases(cases.n_groups, seed=seed, n_draws=n_draws)
     return case_intervals(cases, weights, {name: METRICS[name] for name in names})
 
 
@@ -111,12 +111,22 @@ def test_the_calibration_error_of_a_calibrated_network_may_be_zero_by_its_interv
 
 
 @pytest.mark.parametrize(("key", "options"), [("n_draws", {"seed": 0, "n_draws": 99}), ("seed", {"seed": -1})])
-def test_few_draws_negative_seeds_and_too_many_cases_are_refused(key: str, options: dict[str, int]) -> None:
+def test_few_draws_and_negative_seeds_are_refused(key: str, options: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError, match=key):
         draw_cases(10, **options)
-    check_case_count(MAX_CASES)
-    with pytest.raises(PredictionsError):
-        check_case_count(MAX_CASES + 1)
+
+
+def test_many_cases_are_resampled_in_groups_and_have_the_interval_of_independent_images() -> None:
+    rng, n = np.random.default_rng(0), 3 * MAX_GROUPS
+    target = rng.integers(0, 2, n)
+    rows = table(np.arange(n), target, np.where(rng.random(n) < 0.8, target, 1 - target) * 0.8 + 0.1)
+    values = {name: METRICS[name].values(Draws(CaseTable(rows)))[0] for name in ("accuracy", "case_accuracy", "auroc")}
+    assert values["case_accuracy"] == pytest.approx(values["accuracy"])
+    assert values["accuracy"] == pytest.approx(rows.correct.mean())
+    for name in ("accuracy", "auroc"):
+        limits = interval(rows, name)
+        assert limits is not None
+        assert limits[1] - limits[0] == pytest.approx(2 * 1.96 * math.sqrt(0.8 * 0.2 / n), rel=0.1)
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from breakhis_pl.errors import PredictionsError, ShapeError
+from breakhis_pl.metrics.evaluation import evaluate
+from breakhis_pl.metrics.paired import concatenate
 from breakhis_pl.metrics.predictions import read_predictions, shared_case_images, write_predictions
 from tests.unit.metrics.tables import random_table
 
@@ -48,6 +50,15 @@ def test_a_table_is_read_as_it_was_written_to_nine_digits(tmp_path: Path, n_clas
     assert (tmp_path / "first.csv").read_bytes() == (tmp_path / "second.csv").read_bytes()
 
 
+def test_a_table_without_magnification_stays_without(tmp_path: Path) -> None:
+    rows = replace(random_table(0), magnification=None)
+    write_predictions(tmp_path / "table.csv", concatenate([rows.take(np.arange(60)), rows.take(np.arange(60, 120))]))
+    read = read_predictions(tmp_path / "table.csv")
+    assert read.magnification is None
+    assert read.image.tolist() == rows.image.tolist()
+    assert "per_magnification" not in evaluate(read, with_intervals=False)
+
+
 FAULTY_ROWS = [
     *(f"d.png,P1,C1,40,benign,{probabilities},benign" for probabilities in ("0.5,0.4", "0.6,0.6", "0.5,0.50001")),
     *(f"{row},{surplus}" for row in ROWS for surplus in ("", "surplus")),
@@ -70,7 +81,7 @@ def test_a_column_that_is_missing_twice_or_unknown_is_refused_with_its_name(tmp_
     frame = pd.read_csv(write(tmp_path, HEADER, *ROWS), dtype=str)
     surplus = write(tmp_path, f"{HEADER},{column}", *(f"{row},0" for row in ROWS))
     messages = {refusal(surplus): column}
-    if column in frame:
+    if column in frame and column != "magnification":
         missing = write(tmp_path, frame.drop(columns=column).to_csv(index=False))
         messages[refusal(missing)] = column.replace("_benign", "").replace("_malignant", "")
     for message, name in messages.items():

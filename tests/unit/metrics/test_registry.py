@@ -116,7 +116,7 @@ def repeat_cases(predictions: Predictions, weights: npt.NDArray[np.int64]) -> Pr
 def test_a_draw_of_cases_has_the_metrics_of_the_rows_of_these_cases(n_classes: int, seed: int) -> None:
     predictions = random_table(seed, n_classes=n_classes)
     cases = CaseTable(predictions)
-    weights = draw_cases(cases.n_cases, seed=seed, n_draws=100)[:8]
+    weights = draw_cases(cases.n_groups, seed=seed, n_draws=100)[:8]
     draws = Draws(cases, weights)
     copies = [Draws(CaseTable(repeat_cases(predictions, each))) for each in weights]
     for name, metric in METRICS.items():
