@@ -153,9 +153,8 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.run is None:
         raise ConfigurationError("run: set run=<run folder>")
     run, subset = RunFolder(config.run), Subset(config.subset)
-    record = run.read()
+    record, path = run.read(), run.checkpoint(config.checkpoint)
     trained = validate(TrainConfig, moved(record.config, config.data))
-    path = run.checkpoint(config.checkpoint)
     is_selected = path == run.selected_checkpoint()
     if config.calibrate and not is_selected:
         raise ConfigurationError(f"calibrate=true: is fitted for {run.selected_checkpoint().name}; drop checkpoint")
@@ -193,7 +192,7 @@ def evaluate(config: EvaluateConfig) -> None:
         table = run.path / Subset.TEST / PREDICTIONS_CSV
         if config.calibrate and table.is_file():
             write_metrics(table.parent / METRICS_JSON, evaluate_table(table))
-        if is_selected and config.tta == "none" and table.is_file():
+        if is_selected and config.tta == "none" and table.is_file() and (subset is Subset.TEST or config.calibrate):
             report(run)
     if folder.name != Subset.TEST:
         log_checks(run_checks(read_run(run.path, place=folder.name)))

@@ -20,13 +20,19 @@ from breakhis_pl.metrics.registry import METRICS, Metric
 Limits = tuple[float, float] | None
 
 INTERVAL_METHOD = (
-    "Student's t with the standard error of a bootstrap over cases, 0.2 cases decided by chance added, on the logit "
-    "scale (log_loss: logarithm; ece: plain scale; case_accuracy: Wilson)"
+    "standard error from a bootstrap of cases, plus 0.2 cases decided by chance; limits from Student's t on the logit "
+    "scale (log loss: logarithm; calibration error: plain scale; case accuracy: Wilson)"
 )
 """The method as metrics.json names it."""
 
 CHANCE_CASES = 0.2
 """Cases decided by chance that are added: chosen by the simulations of docs/intervals.md."""
+
+MIN_CASES_OF_LOG = 5
+"""Cases below which a metric without an upper bound has no interval: its upper limit would be in the thousands."""
+
+NO_ERROR_SPREAD = 1e-3
+"""Standard error below which the calibration error has no interval, as of a table without a wrong image."""
 
 NO_SPREAD = 1e-12
 
@@ -77,11 +83,11 @@ def _interval(metric: Metric, value: float, draws: FloatArray, table: CaseTable,
         n_decisions = len(np.unique(table.predictions.case_index * table.n_classes + table.predictions.target))
         return _wilson_interval(value, n_decisions, float(stats.norm.ppf(0.975)))
     if metric.interval == "unbiased":
-        return None if error < NO_SPREAD else _unbiased_interval(value, draws, n_cases)
+        return None if error < NO_ERROR_SPREAD else _unbiased_interval(value, draws, n_cases)
     n = metric.n_effective_cases(table, index)
     center, error = _add_chance_cases(value, error, n, chance=metric.chance_value(table))
     reach = t_quantile(math.floor(n) - 1) * error
-    if reach < NO_SPREAD:
+    if reach < NO_SPREAD or (metric.interval == "log" and n_cases < MIN_CASES_OF_LOG):
         return None
     if metric.interval == "log":
         factor = math.exp(min(700, reach / center))

@@ -27,7 +27,7 @@ class Difference:
         value: The difference; None if the metric is not defined for both.
         ci95: Its interval; None if it rests on a single case, or does not vary over the draws.
         p: Two-sided p-value of Student's t; None without an interval.
-        n_cases: Cases that it rests on.
+        n_cases: Cases that it is based on; of the class with fewer, if both classes weigh the same.
     """
 
     metric: str
@@ -61,7 +61,7 @@ def paired_differences(
 
     Source:
         Hesterberg 2015, doi:10.1080/00031305.2015.1089789: the draws' standard error times sqrt(n / (n - 1)), with
-        Student's t, on the plain scale.
+        Student's t, on the plain scale; n is `Metric.n_effective_cases`.
     """
     tables = CaseTable(first), CaseTable(align(second, first))
     n_groups = tables[0].n_groups
@@ -75,22 +75,24 @@ def paired_differences(
             float(metric.values(once[0])[0] - metric.values(once[1])[0]),
             metric.values(drawn[0]) - metric.values(drawn[1]),
             min(metric.n_cases(table) for table in tables),
+            min(metric.n_effective_cases(table) for table in tables),
         )
         for metric in metrics
     ]
 
 
-def _difference(metric: Metric, value: float, draws: FloatArray, n_cases: int) -> Difference:
+def _difference(metric: Metric, value: float, draws: FloatArray, n_cases: int, n_effective: float) -> Difference:
     if math.isnan(value):
         return Difference(metric.name, None, None, None, n_cases)
     draws = draws[~np.isnan(draws)]
     if n_cases < 2 or draws.std() < NO_SPREAD:
         return Difference(metric.name, value, None, None, n_cases)
-    error = float(draws.std()) * math.sqrt(n_cases / (n_cases - 1))
+    n = math.floor(n_effective)
+    error = float(draws.std()) * math.sqrt(n / (n - 1))
     largest = metric.range[1] - metric.range[0]
-    half_width = t_quantile(n_cases - 1) * error
+    half_width = t_quantile(n - 1) * error
     limits = max(value - half_width, -largest), min(value + half_width, largest)
-    return Difference(metric.name, value, limits, float(2 * stats.t.sf(abs(value) / error, n_cases - 1)), n_cases)
+    return Difference(metric.name, value, limits, float(2 * stats.t.sf(abs(value) / error, n - 1)), n_cases)
 
 
 def pooled_differences(

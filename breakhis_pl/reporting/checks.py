@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from breakhis_pl.data.breakhis import PUBLISHED_COUNTS, official_patients
 from breakhis_pl.data.dataset import Subset
@@ -66,13 +67,17 @@ def run_checks(run: Run) -> list[Check]:
     is_test = run.record is not None and run.metrics["subset"] == "test"
     found = list(_failed_checks_of_predictions(run, run.predictions, run.metrics))
     found += _failed_checks_of_data(run, len(run.predictions), run.metrics["subset"])
-    found += _failed_checks_of_training(run, len(run.predictions)) if is_test else ()
+    found += _failed_checks_of_training(run, run.predictions) if is_test else ()
     return sorted((Check(*each) for each in found), key=lambda check: check.code)
 
 
 def _failed_checks_of_data(run: Run, n_images: int, subset: str) -> Iterator[tuple[str, str, str]]:
     if run.is_synthetic:
-        yield "C02", "Synthetic images", "they show no tissue; the numbers say that the software runs, nothing else."
+        yield (
+            "C02",
+            "Synthetic images",
+            "they are generated and show no tissue; the numbers only show that the software works.",
+        )
     if run.status != "finished":
         reason = f" ({run.error})" if run.error else ""
         yield "C03", "Run not finished", f"its status is {run.status}{reason}; the results may be of an earlier state."
@@ -101,8 +106,8 @@ def _failed_checks_of_predictions(
         yield (
             "C01",
             "One class only" if n_predicted == n_images else "Almost one class only",
-            f"{n} {n_images:,} {subset} images are predicted as {run.one_class}; {n_true:,} are {run.one_class}. The "
-            "network hardly tells the classes apart; its accuracy only reflects their sizes.",
+            f"{n} {n_images:,} {subset} images are predicted as {run.one_class}; {n_true:,} are {run.one_class}. At "
+            "the threshold used, the network does not separate the classes: its accuracy only reflects their sizes.",
         )
     if run.are_independent:
         yield "C15", "Images taken as independent", "no patient or case is known; intervals may be too narrow."
@@ -115,7 +120,7 @@ def _failed_checks_of_predictions(
         yield (
             "C06",
             "Few cases",
-            f"the {subset} images come from {' and '.join(few)}; the intervals are based on little.",
+            f"there are only {' and '.join(few)} among the {subset} images; the intervals are wide and uncertain.",
         )
     support = np.bincount(predictions.target, minlength=predictions.n_classes)
     if predictions.n_classes == 2 and 0 < support.min() < IMBALANCE * n_images:
@@ -127,7 +132,7 @@ def _failed_checks_of_predictions(
             f"accuracy of {support.max() / n_images:.3f}.",
         )
     error = metrics["ece"]
-    if error["ci95"] is not None and error["ci95"][0] > CALIBRATION_ERROR:
+    if (error["value"] if error["ci95"] is None else error["ci95"][0]) > CALIBRATION_ERROR:
         yield (
             "C10",
             "Calibration off",
@@ -136,7 +141,7 @@ def _failed_checks_of_predictions(
     patients = np.unique(predictions.patient)
     wrong = [name for name in patients if not predictions.correct[predictions.patient == name].any()]
     if wrong and run.one_class is None and not run.are_independent:
-        yield "C11", "A patient all wrong", f"every image is predicted wrongly of {join_truncated(wrong, limit=3)}."
+        yield "C11", "A patient all wrong", f"all images are predicted wrongly of {join_truncated(wrong, limit=3)}."
     n_other = int((predictions.predicted != predictions.probabilities.argmax(axis=1)).sum())
     if n_other:
         yield (
@@ -146,7 +151,7 @@ def _failed_checks_of_predictions(
         )
 
 
-def _failed_checks_of_training(run: Run, n_images: int) -> Iterator[tuple[str, str, str]]:
+def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[tuple[str, str, str]]:
     counts = run.data.get("n_images", {})
     if "val" not in counts:
         yield (
@@ -164,13 +169,12 @@ def _failed_checks_of_training(run: Run, n_images: int) -> Iterator[tuple[str, s
     limit = run.config.get("trainer", {}).get("limit_train_batches")
     if limit is not None:
         yield "C12", "Shortened epochs", f"each epoch used only trainer.limit_train_batches={limit} batches."
-    n_expected = sum(counts.get("test", {}).values())
-    if n_expected not in (0, n_images):
-        yield (
-            "C14",
-            "Not the images of the run",
-            f"the table has {n_images:,} images, the run's split {n_expected:,} test images.",
-        )
+    if (run.folder / "split.csv").is_file():
+        split = pd.read_csv(run.folder / "split.csv", dtype=str)
+        differing = set(split["image"][split["subset"] == "test"]) ^ set(predictions.image)
+        if differing:
+            names = join_truncated(sorted(differing), limit=3)
+            yield "C14", "Not the images of the run", f"only in predictions.csv or only among its test images: {names}."
 
 
 def _shared_cases(metrics: Mapping[str, Any], n_images: int) -> str:

@@ -1,6 +1,7 @@
 """Comparison of runs: comparison.csv with all digits, comparison.md and comparison.html to read."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,14 @@ from breakhis_pl.reporting.pages import (
     three_digits,
     to_markdown,
 )
-from breakhis_pl.reporting.pairs import MAX_RUNS_IN_PAIRS, compare_configurations, compare_runs, conclusions, pair_table
+from breakhis_pl.reporting.pairs import (
+    MAX_RUNS_IN_PAIRS,
+    compare_configurations,
+    compare_runs,
+    conclusions,
+    group_by_images,
+    pair_table,
+)
 from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
 from breakhis_pl.reporting.repeats import Repeats, Spread, repeats, with_names
 from breakhis_pl.reporting.run_report import (
@@ -164,13 +172,22 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
         by_text: dict[str, list[str]] = defaultdict(list)
         for run, check in found:
             by_text[check.text].append(run.name)
+        # sentences that all runs share stand once, at the end
+        sentences = [re.split(r"(?<=\.) ", text) for text in by_text]
+        shared = (
+            [each for each in sentences[0] if all(each in other for other in sentences)] if len(by_text) > 1 else []
+        )
         texts = []
         for text, names in list(by_text.items())[:MAX_TEXTS]:
+            own = " ".join(each for each in re.split(r"(?<=\.) ", text) if each not in shared)
             everybody = "both runs" if len(names) == 2 else f"all {len(names)} runs"
             who = everybody if len(names) == len(with_result) > 1 else join_truncated(names, limit=3)
-            texts.append(f"{who}: {text}")
+            texts.append(f"{who}: {own}")
         if len(by_text) > MAX_TEXTS:
-            texts.append(f"The same check for {len(by_text) - MAX_TEXTS} more: see their pages.")
+            texts.append(
+                f"Others too: {join_truncated([n for each in list(by_text.values())[MAX_TEXTS:] for n in each])}."
+            )
+        texts += shared
         merged.append(Check(code, found[0][1].title, " ".join(texts)))
     return merged
 
@@ -261,22 +278,22 @@ def _fold_section(groups: Sequence[Repeats]) -> Section:
         tables.append(Table(f"{group.name} by fold", headings, by_fold))
     pairs = compare_configurations(groups)
     points = [*_lacks(groups), *conclusions(pairs)]
-    table = pair_table(pairs, "Configurations over all folds, first minus second, with the case as unit")
+    table = pair_table(pairs, "Configurations over the folds that both have, first minus second, with the case as unit")
     if table is not None:
         tables.append(table)
-    tests = [subset is Subset.TEST for patient in official_patients().values() for subset in patient.subsets.values()]
+    n_tests = [sum(s is Subset.TEST for s in patient.subsets.values()) for patient in official_patients().values()]
     are_official = all(group.runs[0].is_of_breakhis for group in groups)
     notes = [
         "The standard deviation over folds is not a standard error: the test sets of the five folds overlap "
-        f"({len(official_patients())} patients are tested {sum(tests):,} times)."
+        f"({sum(n > 0 for n in n_tests)} of {len(n_tests)} patients are tested, {sum(n_tests):,} times in all)."
     ]
     if not are_official:
         notes = ["The standard deviation over folds is not a standard error: the networks share train images."]
     if table is not None:
         notes.append(
             "The paired test pools the folds: a case that is tested in several folds counts once. It says how the "
-            "configurations differ on these cases, for networks trained on these folds. AUROC is left out, because "
-            "probabilities of different networks cannot be ranked together."
+            "configurations differ on these cases, for these trained networks; other seeds are not part of it. AUROC "
+            "is left out: probabilities of networks trained on different folds are not on one scale."
         )
     heading = "Over the authors' folds" if are_official else "Over the folds"
     return Section("folds", heading, points, tables=tables, notes=notes)
@@ -373,7 +390,8 @@ def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
     }
     if len(curves) > 1:
         figure = roc_figure(curves, title="ROC curves", note=_note(runs[:MAX_DRAWN]))
-        caption = f"ROC curves with AUROC; diamonds: predicted classes.{_first(curves, runs)}"
+        others = " They are of different test images." if len(group_by_images(runs)) > 1 else ""
+        caption = f"ROC curves with AUROC; diamonds: predicted classes.{_first(curves, runs)}{others}"
         yield picture_of(figure, alt=f"ROC curves; AUROC of {', '.join(curves)}."), caption
 
 
@@ -381,7 +399,7 @@ _DIFFERENCE_NOTES = (
     "Interval and p (two-sided) use the same draws of cases for both runs. Holm: p corrected for the number of tests "
     "of the metric; the intervals are not corrected. Cases: for AUROC, those of the class that has fewer. McNemar's "
     "test compares the images that only one of the two predicts correctly; it takes images of a case as independent, "
-    "so its p is too small.",
+    "so its p can be much too small.",
     "A run is one training: a difference holds for these two trained networks. Runs with other seeds show how much a "
     "seed changes.",
 )
@@ -390,10 +408,11 @@ _DIFFERENCE_NOTES = (
 def _difference_section(runs: Sequence[Run]) -> Section | None:
     pairs = compare_runs(runs)
     if not pairs:
-        return None
+        points = ["No two of these runs have the same test images."]
+        return Section("differences", "Differences", points) if len(runs) > 1 else None
     table = pair_table(pairs, "First run minus second, on the same test images")
     notes = list(_DIFFERENCE_NOTES) if table else []
-    if len(runs) > MAX_RUNS_IN_PAIRS:
+    if max(map(len, group_by_images(runs).values())) > MAX_RUNS_IN_PAIRS:
         text = f"Of more than {MAX_RUNS_IN_PAIRS} runs on the same images, each is compared with the first one only."
         notes.insert(0, text)
     return Section("differences", "Differences", conclusions(pairs), tables=[table] if table else [], notes=notes)
@@ -445,16 +464,19 @@ def _overfitting_sentence(runs: Sequence[Run]) -> list[str]:
     gaps: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         model = run.model or ""
-        if model in OTTO2022 and run.overfitting is not None and run.one_class is None:
+        if model in OTTO2022 and run.overfitting is not None and run.one_class is None and not run.is_synthetic:
             gaps[model].append(run.overfitting)
     means = {model: sum(values) / len(values) for model, values in gaps.items()}
     if "resnet18" not in means or len(means) < 2:
         return []
     values = ", ".join(f"{mean:+.3f} for {OTTO2022[model].network}" for model, mean in means.items())
     wider = [OTTO2022[model].network for model, mean in means.items() if mean > max(0, means["resnet18"])]
+    larger = (
+        f"larger than that of ResNet-18 for {' and '.join(wider)}" if wider else "largest for ResNet-18, or below 0"
+    )
     return [
         "Otto et al. 2022 claim that the two larger networks overfit. Here, train minus test accuracy is "
-        f"{values}: larger than that of ResNet-18 for {' and '.join(wider) or 'none of them'}."
+        f"{values}: {larger}."
     ]
 
 

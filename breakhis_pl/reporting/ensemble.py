@@ -47,6 +47,11 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
     names = distinct_names(paths)
     runs = [read_run(path, name=name, place=place) for path, name in zip(paths, names, strict=True)]
     tables = [_table(run, place) for run in runs]
+    folds = dict.fromkeys(str(run.fold) for run in runs)
+    if len(folds) > 1:
+        raise PredictionsError(
+            f"ensemble=true: folds {', '.join(folds)} have other test images; average runs of one fold"
+        )
     _check_same_data(runs, place)
     if out.exists() and not (out / ENSEMBLE_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise RunFolderError(f"out={out}: holds other files; name a new folder")

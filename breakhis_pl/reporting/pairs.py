@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
+import numpy as np
+
 from breakhis_pl.errors import PredictionsError
 from breakhis_pl.metrics.paired import (
     Difference,
@@ -41,6 +43,7 @@ class Pair:
         p_holm: p-values corrected for the number of tests, by metric.
         mcnemar_p: p-value of McNemar's test; None for configurations.
         reason: Why they are not compared; None if they are.
+        basis: Folds and number of runs of a comparison over folds.
     """
 
     first: str
@@ -49,6 +52,7 @@ class Pair:
     p_holm: dict[str, float] = field(default_factory=dict)
     mcnemar_p: float | None = None
     reason: str | None = None
+    basis: str = ""
 
     @property
     def is_shown(self) -> bool:
@@ -71,6 +75,8 @@ def compare_runs(runs: Sequence[Run]) -> list[Pair]:
         if reason is None:
             try:
                 aligned = align(b, a)
+                if np.array_equal(aligned.probabilities, a.probabilities):
+                    raise PredictionsError("the same predictions in all digits; one may be a copy")
                 found = paired_differences(a, b, shown("paired", a.n_classes))
                 differences = {difference.metric: difference for difference in found}
                 pair = replace(pair, differences=differences, mcnemar_p=mcnemar(a.correct, aligned.correct))
@@ -80,11 +86,17 @@ def compare_runs(runs: Sequence[Run]) -> list[Pair]:
     return _correct(pairs)
 
 
-def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
+def group_by_images(runs: Sequence[Run]) -> dict[object, list[Run]]:
+    """Group runs by their fold, or by their test images if they have none."""
     groups: dict[object, list[Run]] = defaultdict(list)
     for run in runs:
         if run.predictions is not None:
             groups[run.fold if run.fold is not None else frozenset(run.predictions.image)].append(run)
+    return groups
+
+
+def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
+    groups = group_by_images(runs)
     if len(groups) > 1 and len(runs) <= MAX_RUNS_IN_PAIRS and not all(run.fold for run in runs):
         groups = {"all": list(runs)}  # few runs: name the pairs whose images differ
     for group in groups.values():
@@ -128,7 +140,8 @@ def compare_configurations(groups: Sequence[Repeats]) -> list[Pair]:
             continue
         matched = [(by_key[0][key], by_key[1][key]) for key in keys]
         tables = [(a.predictions, b.predictions) for a, b in matched if a.predictions and b.predictions]
-        pair = Pair(first.name, second.name)
+        folds = ", ".join(dict.fromkeys(str(fold) for fold, _ in keys))
+        pair = Pair(first.name, second.name, basis=f" (folds {folds}; {len(keys)} runs of each)")
         reason = _one_class([run for both in matched for run in both])
         if reason is None:
             try:
@@ -161,8 +174,8 @@ def conclusions(pairs: Sequence[Pair]) -> list[str]:
     if n_compared == 0:
         return ["No pair of runs can be compared: one class only, or other test images."]
     counts = (
-        f"A difference in {_title()} is shown for {n_shown} of {n_compared} compared pairs. That none is shown does "
-        "not mean that there is none."
+        f"{n_shown} of {n_compared} compared pairs differ significantly in {_title()}. The others may differ too; "
+        "these data do not show it."
     )
     if n_compared < len(pairs):
         counts += f" {len(pairs) - n_compared} pairs are not compared: one class only, or other test images."
@@ -175,7 +188,7 @@ def _title() -> str:
 
 
 def _conclusion(pair: Pair, n_tests: int) -> str:
-    both = f"{pair.first} and {pair.second}"
+    both = f"{pair.first} and {pair.second}{pair.basis}"
     if pair.reason is not None:
         return f"{both}: {pair.reason}."
     found = pair.differences[MAIN_METRIC]
@@ -187,14 +200,15 @@ def _conclusion(pair: Pair, n_tests: int) -> str:
     low, high = found.ci95
     p = f"p {format_p(found.p)}" if found.p < 0.001 else f"p = {format_p(found.p)}"
     if n_tests > 1:
-        p += f", {format_p(pair.p_holm[MAIN_METRIC])} after Holm's correction for {n_tests} tests"
+        corrected = format_p(pair.p_holm[MAIN_METRIC])
+        p += f", {corrected} after Holm's correction for {n_tests} tests (interval not corrected)"
     if not pair.is_shown:
         interval = f"{_signed(found.value)} ({_signed(low)} to {_signed(high)})"
         return f"{both}: no difference shown; {_title()} {interval}, {p}."
     better, worse, sign = (pair.first, pair.second, 1) if found.value > 0 else (pair.second, pair.first, -1)
     ends = sorted((sign * low, sign * high))
     interval = f"{abs(found.value):.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
-    return f"{better} is better than {worse}: {_title()} higher by {interval}, {p}."
+    return f"On these images, {better} has a higher {_title()} than {worse}{pair.basis}: by {interval}, {p}."
 
 
 def pair_table(pairs: Sequence[Pair], caption: str) -> Table | None:

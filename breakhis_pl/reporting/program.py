@@ -1,6 +1,7 @@
 """Parts of evaluate.py that need no torch: comparison of runs, metrics of a table."""
 
 import logging
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def compare(config: EvaluateConfig) -> None:
         path, _ = write_comparison(runs[0])
     else:
         path, _ = write_comparison(config.out or Path("outputs/comparisons", moment), runs=runs)
-    log.info("%s\n%s", path.read_text(encoding="utf-8"), path.with_suffix(".html"))
+    text = re.sub(r"\[([^]]*)\]\(<[^>]*>\)", r"\1", path.read_text(encoding="utf-8"))  # links
+    log.info("%s\n%s", re.sub(r"\\([^\w\s])", r"\1", text).replace("**", ""), path.with_suffix(".html"))
 
 
 def evaluate_predictions(path: Path) -> None:

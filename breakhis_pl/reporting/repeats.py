@@ -153,6 +153,9 @@ def with_names(runs: Sequence[Run]) -> list[Run]:
     names = _names([run.model or "" for run in named], [_compared(run, kept) for run in named])
     counts = Counter(names)
     by_run = {id(run): name for run, name in zip(named, names, strict=True) if counts[name] == 1}
+    for run in runs:
+        if not run.config and run.model is not None:
+            by_run[id(run)] = f"{run.name} ({run.model})"  # an ensemble
     return [replace(run, name=by_run.get(id(run), run.name)) for run in runs]
 
 

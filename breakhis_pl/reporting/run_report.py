@@ -1,6 +1,7 @@
 """Results of a run: its files, and report.html from them."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,6 +15,7 @@ import pandas as pd
 from breakhis_pl.config import flatten
 from breakhis_pl.data.breakhis import SUBTYPES, tumor_type
 from breakhis_pl.errors import RunFolderError, join_truncated
+from breakhis_pl.metrics.calibration import TEMPERATURES
 from breakhis_pl.metrics.evaluation import METRICS_JSON, evaluate_table, format_estimate, write_metrics
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, shared_case_images, write_predictions
 from breakhis_pl.metrics.registry import MAIN_METRIC, METRICS, shown
@@ -291,7 +293,7 @@ def published_table(runs: Sequence[Run]) -> Table:
         name = f"{result.method} ({result.source})" if result.source else result.method
         rows.append([name, *(three_digits(result.values.get(name)) for name in columns)])
     headings = ["Result", *(metric_title(name) for name in columns)]
-    caption = f"Results on the {N_TEST_IMAGES} test images of fold 2"
+    caption = f"Published results on the {N_TEST_IMAGES} test images of fold 2, beside these runs"
     return Table(caption, headings, rows, emphasized=set(range(len(runs))))
 
 
@@ -308,7 +310,8 @@ def published_sentences(runs: Sequence[Run]) -> list[str]:
     sentences = []
     for run in runs:
         otto, ours = OTTO2022.get(run.model or ""), run.estimate(MAIN_METRIC)
-        if otto is not None and ours is not None and ours["ci95"] is not None and run.one_class is None:
+        is_comparable = run.has_otto2022_images and run.one_class is None
+        if is_comparable and otto is not None and ours is not None and ours["ci95"] is not None:
             theirs, (low, high) = otto.values()[MAIN_METRIC], ours["ci95"]
             side = "inside" if low <= theirs <= high else "outside"
             sentences.append(
@@ -317,9 +320,9 @@ def published_sentences(runs: Sequence[Run]) -> list[str]:
             )
     indicative = [run.name for run in runs if not run.has_otto2022_images]
     if indicative:
-        names = join_truncated(indicative)
         sentences.append(
-            f"{names}: the images are not exactly those of Otto et al. 2022; the comparison is indicative only."
+            f"{join_truncated(indicative)}: not tested on the {N_TEST_IMAGES} images of Otto et al. 2022; the "
+            "published numbers are shown for orientation only."
         )
     return sentences
 
@@ -337,10 +340,10 @@ def _history_picture(run: Run, title: str) -> Picture | None:
 def _history_sentence(run: Run) -> str:
     selection = None if run.record is None else run.record.selection
     if selection is None:
-        return f"The last of {len(run.history)} epochs is evaluated. Test images select nothing."
+        return f"The last of {len(run.history)} epochs is evaluated. Test images are not used to select an epoch."
     return (
         f"Epoch {selection['best_epoch']} of {len(run.history)} is evaluated, the best by {selection['monitor']}. Test "
-        "images select nothing."
+        "images are not used to select it."
     )
 
 
@@ -373,7 +376,7 @@ def _ranking_pictures(
         )
         yield (
             picture_of(figure, alt=f"Precision over recall, {area}."),
-            "Precision over recall, with the same kind of band.",
+            "Precision by recall; the band is the 95% interval of the precision at each recall.",
         )
     error = f"calibration error {format_estimate(metrics['ece'])}"
     bins = reliability_bins(predictions)
@@ -406,11 +409,13 @@ def _calibration_sentence(metrics: Mapping[str, Any]) -> str:
     if calibrated is None:
         return ""
     fitted_on, positive = calibrated["fitted_on"], metrics["class_names"][-1]
+    is_limit = any(math.isclose(calibrated["temperature"], limit, rel_tol=1e-3) for limit in TEMPERATURES)
+    limit = " (the limit of the search)" if is_limit else ""
     return (
-        f"Temperature {calibrated['temperature']:.3f} and threshold {calibrated['threshold']:.3f} were fitted on "
-        f"{fitted_on['n_images']:,} validation images of {fitted_on['n_cases']:,} cases, never on test images. Images "
-        f"with a calibrated probability of at least the threshold are predicted as {positive}; on validation images, "
-        f"this gives a sensitivity of {calibrated['wanted_sensitivity']:g} or more."
+        f"Temperature {calibrated['temperature']:.3f}{limit} and threshold {calibrated['threshold']:.3f} were fitted "
+        f"on {fitted_on['n_images']:,} validation images of {fitted_on['n_cases']:,} cases, never on test images. "
+        f"Images with a calibrated probability of at least the threshold are predicted as {positive}; on validation "
+        f"images, this gives a sensitivity of {calibrated['wanted_sensitivity']:g} or more."
     )
 
 
@@ -453,7 +458,7 @@ def _tumor_type_table(metrics: Mapping[str, Any]) -> Table | None:
         for code, of in metrics.get("per_subtype", {}).items()
     ]
     headings = ["Tumor type", "Class", "Cases", "Patients", "Images", "Correct"]
-    note = "Most types have one to three patients here: the fractions describe these, they do not estimate the type."
+    note = "With so few patients, the fractions describe the patients tested, not the tumor type in general."
     return (
         Table("Fraction of correct images by tumor type", headings, rows, texts={"Class"}, note=note) if rows else None
     )
@@ -463,8 +468,8 @@ def _types_sentence(types: Mapping[str, Any]) -> str:
     return (
         "The network was trained on the eight tumor types; everything above uses the sums of their probabilities over "
         f"benign and malignant types. {format_estimate(types['accuracy'])} of the images are predicted as their own "
-        f"type; weighted F1 {format_estimate(types['weighted_f1'])}. Loss and accuracy over the epochs are those of "
-        "the eight types. Most types have one to five cases here: a row says little about other patients."
+        f"type; weighted F1 {format_estimate(types['weighted_f1'])}. In the curves, the loss is that of the "
+        "eight types; accuracy is that of benign or malignant. With so few cases, a row says little about others."
     )
 
 
@@ -512,6 +517,6 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "Parameters": None if n_parameters is None else f"{n_parameters:,}",
         "Started": record.started,
         "Finished": record.finished,
-        "Duration": None if seconds is None else f"{seconds / 60:,.1f} minutes",
+        "Duration": None if seconds is None else f"{seconds / 60:,.1f} minutes with imports and evaluation",
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]

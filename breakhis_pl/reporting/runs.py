@@ -1,6 +1,7 @@
 """Runs and ensembles, read from their folders."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, read_p
 from breakhis_pl.reporting.pages import Estimate
 from breakhis_pl.reporting.reference_results import FOLD, MAGNIFICATION, N_TEST_IMAGES, OTTO2022
 from breakhis_pl.run_folder import RUN_JSON, RunFolder, RunRecord
+
+log = logging.getLogger(__name__)
 
 ALMOST_ALL = 0.95
 """Fraction of images of one predicted class above which a network has learned next to nothing."""
@@ -120,7 +123,7 @@ class Run:
     @property
     def one_class(self) -> str | None:
         """Class that all images are predicted as, or almost all although fewer are of it; None if there is none."""
-        if self.predictions is None:
+        if self.predictions is None or len(set(self.predictions.target.tolist())) == 1:
             return None
         predicted, target = (
             np.bincount(each, minlength=self.predictions.n_classes) / len(self.predictions)
@@ -209,7 +212,8 @@ def _read_history(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except ValueError as error:
-        raise RunFolderError(f"{path}: is damaged ({error}); delete it, its curves are lost") from error
+        log.warning("%s: is damaged (%s); the page has no curves", path, error)
+        return pd.DataFrame()
 
 
 def _read_result(folder: Path) -> dict[str, Any]:

@@ -104,12 +104,14 @@ def write_run(
     data: dict[str, Any] | None = None,
     history: pd.DataFrame | None = HISTORY,
     trained_on: Sequence[tuple[str, str]] = (),
+    missing: Sequence[str] = (),
     with_val: bool = True,
     **record: Any,
 ) -> Path:
     """Write the folder of a run; without a table, it has no result.
 
-    `overrides` and `record` change configuration and run.json; `trained_on`: image and case of further train images.
+    `overrides` and `record` change configuration and run.json; `trained_on`: image and case of further train images; `missing`:
+    test images that are not in the table.
     """
     config = OmegaConf.to_container(OmegaConf.merge(copy.deepcopy(CONFIG), OmegaConf.from_dotlist(list(overrides))))
     counts = {"train": {"benign": 20, "malignant": 40}, "test": {"benign": 20, "malignant": 20}}
@@ -131,6 +133,7 @@ def write_run(
     if table is not None:
         rows = [(*names, "test") for names in zip(table.image, table.patient, table.case, strict=True)]
         rows += [("a-200-001.png", "a", "13-1", "train")] + [(image, "x", case, "train") for image, case in trained_on]
+        rows += [(image, "y", "13-4", "test") for image in missing]
         rows += [("b-200-001.png", "b", "13-2", "val"), ("c-200-001.png", "c", "13-3", "val")] if with_val else []
         pd.DataFrame(rows, columns=["image", "patient", "case", "subset"]).to_csv(run.split_csv, index=False)
         write_table(folder / "test", table)

@@ -68,7 +68,7 @@ FAULTS: dict[str, tuple[Callable[[], Predictions], tuple[str, ...], dict[str, An
     "C11": (wrong_patient, (), {}),
     "C12": (good_table, ("trainer.limit_train_batches=2",), {}),
     "C13": (lambda: with_threshold(0.9), (), {}),
-    "C14": (good_table, (), {"data": {"n_images": {"test": {"benign": 50, "malignant": 50}, "val": {"benign": 1}}}}),
+    "C14": (good_table, (), {"missing": ["gone.png"]}),
     "C15": (lambda: replace(good_table(), case=good_table().image, patient=good_table().image), (), {}),
 }
 

@@ -187,7 +187,6 @@ def test_runs_without_a_result_are_listed_and_do_not_stop_the_others(tmp_path: P
     (tmp_path / "refused" / ".hydra").mkdir(parents=True)
     (tmp_path / "refused" / "train.log").write_text("INFO\nERROR data.fold=7\n")
     (write_run(tmp_path / "unreadable") / "run.json").write_text('{"status": "fini')
-    (write_run(tmp_path / "no history", make_table()) / "history.csv").write_text("")
     (write_run(tmp_path / "no metrics", make_table()) / "test/metrics.json").write_text('{"weighted_f1": ')
     (write_run(tmp_path / "damaged", make_table()) / "test/predictions.csv").write_text("image\n1.png\n")
     write_run(tmp_path / "without test")
@@ -195,7 +194,7 @@ def test_runs_without_a_result_are_listed_and_do_not_stop_the_others(tmp_path: P
     path, _ = write_comparison(tmp_path)
     table = read_csv(tmp_path)
     status = {name: name for name in ("failed", "running", "refused", "unreadable")}
-    status |= dict.fromkeys(("damaged", "without test", "no history", "no metrics"), "finished")
+    status |= dict.fromkeys(("damaged", "without test", "no metrics"), "finished")
     assert table["status"].to_dict() == status | {"run0": "finished", "run1": "finished"}
     assert set(table.index[table["accuracy"].isna()]) == set(status)
     listed = {row[0].strip(): row[-1].strip() for row in markdown_tables(path)[-1][2:]}
@@ -205,6 +204,26 @@ def test_runs_without_a_result_are_listed_and_do_not_stop_the_others(tmp_path: P
     assert "data.fold=7" in listed["refused"]
     assert "run.json" in listed["unreadable"]
     assert "predictions.csv" in listed["damaged"]
+
+
+def test_a_damaged_history_costs_the_curves_alone(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_table())
+    (run / "history.csv").write_text("")
+    found = read_run(run)
+    assert found.history.empty
+    assert found.metrics is not None
+
+
+def test_a_copy_is_not_tested_and_runs_of_other_images_make_no_pair(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", make_table(), "seed=0")
+    write_run(tmp_path / "b", make_table(), "seed=1")
+    (pair,) = compare_runs(read_runs(tmp_path))
+    assert pair.reason is not None
+    assert not pair.differences
+    write_run(tmp_path / "other" / "a", make_table(), "data.fold=1")
+    write_run(tmp_path / "other" / "b", make_table(prefix="x"), "data.fold=2")
+    path, _ = write_comparison(tmp_path / "other")
+    assert "## Differences" in path.read_text(encoding="utf-8")
 
 
 def test_configurations_over_folds_are_compared_over_their_pooled_images(tmp_path: Path) -> None:

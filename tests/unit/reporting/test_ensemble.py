@@ -68,7 +68,7 @@ def test_an_ensemble_is_compared_like_a_run_and_is_no_member(tmp_path: Path, run
     assert len(json.loads((tmp_path / "out/ensemble.json").read_text())["members"]) == 2
     write_comparison(tmp_path / "comparison", [runs[0], tmp_path / "out"])
     table = pd.read_csv(tmp_path / "comparison/comparison.csv")
-    assert table["run"].tolist() == ["resnet18", "out"]
+    assert table["run"].tolist() == ["resnet18", "out (ensemble of 2)"]
     assert table["status"].tolist() == ["finished", "finished"]
 
 
