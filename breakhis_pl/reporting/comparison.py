@@ -185,7 +185,7 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
             texts.append(f"{who}: {own}")
         if len(by_text) > MAX_TEXTS:
             texts.append(
-                f"Others too: {join_truncated([n for each in list(by_text.values())[MAX_TEXTS:] for n in each])}."
+                f"Others too: {join_truncated([n for each in list(by_text.values())[MAX_TEXTS:] for n in each], limit=3)}."
             )
         texts += shared
         merged.append(Check(code, found[0][1].title, " ".join(texts)))

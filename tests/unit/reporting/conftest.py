@@ -110,8 +110,8 @@ def write_run(
 ) -> Path:
     """Write the folder of a run; without a table, it has no result.
 
-    `overrides` and `record` change configuration and run.json; `trained_on`: image and case of further train images; `missing`:
-    test images that are not in the table.
+    `overrides` and `record` change configuration and run.json; `trained_on`: image and case of further train images;
+    `missing`: test images that are not in the table.
     """
     config = OmegaConf.to_container(OmegaConf.merge(copy.deepcopy(CONFIG), OmegaConf.from_dotlist(list(overrides))))
     counts = {"train": {"benign": 20, "malignant": 40}, "test": {"benign": 20, "malignant": 20}}
