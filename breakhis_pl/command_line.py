@@ -85,9 +85,17 @@ def prepare() -> None:
 
     sys.excepthook = report
     sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
-    _, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
+    options, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
     if unknown:
         sys.exit(f"{unknown[0]}: unknown option; keys are written key=value, for example trainer.max_epochs=2")
+    if options.config_name is not None or options.config_path is not None:
+        sys.exit(
+            "--config-name, --config-path: every program has one configuration; put your keys in "
+            "<folder>/experiment/<name>.yaml and set --config-dir=<folder> experiment=<name>"
+        )
+    # Hydra's parser refuses options between overrides
+    others = [argument for argument in sys.argv[1:] if argument not in options.overrides]
+    sys.argv[1:] = [*options.overrides, *others]
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP

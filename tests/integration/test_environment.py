@@ -62,3 +62,14 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path: Path, monkeypatch: pyt
         RunCallback().on_run_start(config, config_name="train")
         folders.append(config.hydra.run.dir)
     assert folders == ["outputs/12-00-00_resnet18", "outputs/12-00-00_resnet18_2"]
+
+
+def test_options_of_hydra_stand_anywhere_and_its_logging_may_be_off(tmp_path: Path, synthetic_cache: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    sgd = "_target_: torch.optim.SGD\nlr: 0.125\nmomentum: 0.0\nnesterov: false\nweight_decay: 0.0\n"
+    (tmp_path / "optimizer" / "mine.yaml").write_text(sgd)
+    options = ("--config-dir", str(tmp_path), "optimizer=mine", "hydra/job_logging=disabled", "debug=fast_dev_run")
+    outcome = run_program("train", *TINY, f"data.cache_dir={synthetic_cache}", *options, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    shown = run_program("train", *TINY, *options, "--cfg", "job", cwd=tmp_path)
+    assert "lr: 0.125" in shown.out
