@@ -264,7 +264,9 @@ class RunCallback(Callback):
             if config.hydra.job.chdir:
                 raise ConfigurationError(CHDIR_FAULT)
             typed = load(PROGRAMS[program], config, config.hydra.overrides.task)
-            is_further = isinstance(typed, TrainConfig) and typed.trainer.is_distributed and _is_further_process()
+            ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
+            # Lightning, torchrun or srun has started this process as another than the first one
+            is_further = isinstance(typed, TrainConfig) and typed.trainer.is_distributed and set(ranks) != {"0"}
             if not is_further:
                 check_inputs(typed)
             self._choose_folder(config, typed, is_further=is_further)
@@ -308,9 +310,9 @@ class RunCallback(Callback):
                 raise ConfigurationError("\n".join(dict.fromkeys(faults)))
             if len(set(names)) < len(names):
                 raise ConfigurationError(f"-m: two runs are the same: {join_truncated(names)}")
+            _check_access(Path(config.hydra.sweep.dir))
             if "hydra.sweep.dir" not in map(_key, config.hydra.overrides.hydra):
                 _set_folder(config.hydra.sweep, "dir", _new_folder(Path(config.hydra.sweep.dir)))
-            _check_access(Path(config.hydra.sweep.dir))
             sweep = config.hydra.sweep.dir
             arguments = [argument for argument in sys.argv[1:] if _key(argument) != "hydra.sweep.dir"]
             command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
@@ -354,6 +356,7 @@ class RunCallback(Callback):
         if isinstance(typed, TrainConfig) and typed.resume is not None:
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
+            _check_access(typed.resume)
             return
         if isinstance(typed, TuneConfig | EvaluateConfig):
             return
@@ -362,11 +365,11 @@ class RunCallback(Callback):
             raise ConfigurationError("hydra.run.dir: set it, so that all processes of torchrun or srun agree on it")
         if is_further:
             return
+        _check_access(folder)
         if is_default:
             _set_folder(config.hydra.run, "dir", _new_folder(folder))
         elif isinstance(typed, TrainConfig) and RunFolder(folder).run_json.exists():
             raise RunFolderError(f"{folder}: holds a run; resume={folder} resumes it, or choose another hydra.run.dir")
-        _check_access(Path(config.hydra.run.dir))
 
 
 @contextmanager
@@ -378,11 +381,6 @@ def _refusal() -> Iterator[None]:
         message = explain(error)
         sys.stderr.write(traceback.format_exc() if message is None else f"{message}\n")
         raise SystemExit(1) from None
-
-
-def _is_further_process() -> bool:
-    """Whether Lightning, torchrun or srun has started this process as another than the first one."""
-    return any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _set_folder(node: DictConfig, key: str, value: Path | None) -> None:
@@ -419,4 +417,4 @@ def _remove_empty_run(folder: Path, log_name: str) -> None:
 def _check_access(folder: Path) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise RunFolderError(f"{folder}: no permission to write below {existing}; set hydra.run.dir to another folder")
+        raise RunFolderError(f"{folder}: no permission to write below {existing}; choose another folder")

@@ -132,11 +132,19 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which it replaces if the block ends without an error."""
+    """Yield a temporary path beside `path`, which it replaces if the block ends without an error.
+
+    Raises:
+        OSError: If it cannot be written; the file name is `path` if the error has none.
+    """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None:  # the error of a full disk names no file
+            error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -146,6 +154,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`, which it replaces if the block ends without an error.
 
     If another process has made `path` in the meantime, that one stays.
+
+    Raises:
+        OSError: If it cannot be written; the file name is `path` if the error has none.
     """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     temporary.mkdir(parents=True)
@@ -157,6 +168,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             except OSError:
                 if not path.exists():
                     raise
+    except OSError as error:
+        if error.errno is not None:  # the error of a full disk names no file
+            error.filename = error.filename or str(path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
