@@ -1,6 +1,7 @@
 """Trainer, optimizer, schedule and loggers from the configuration."""
 
 import inspect
+import io
 import logging
 import sys
 import warnings
@@ -33,8 +34,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Replace a checkpoint; if that fails, the old one stays."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        buffer = io.BytesIO()  # torch's error of a full disk does not say so
+        torch.save(checkpoint, buffer)
+        with atomic_write(Path(path)) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
 
 def make_trainer(

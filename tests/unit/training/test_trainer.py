@@ -1,7 +1,7 @@
 import errno
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import lightning.pytorch as L
 import pandas as pd
@@ -70,15 +70,15 @@ def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(_content: object, file: Any) -> None:
-        file.write(b"half a checkpoint")
+    def fill(path: Path, _content: object) -> None:
+        path.write_text("half a checkpoint")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     trainer = make_trainer(train_config("trainer=cpu"), RunFolder(tmp_path), device="cpu", precision="32-true")
     path = tmp_path / "checkpoints" / "last.ckpt"
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a full TMPDIR"))
     trainer.strategy.checkpoint_io.save_checkpoint({"epoch": 1}, path)
-    monkeypatch.setattr("torch.save", fill)
+    monkeypatch.setattr(Path, "write_bytes", fill)
     with pytest.raises(OSError, match=r"last\.ckpt"):
         trainer.strategy.checkpoint_io.save_checkpoint({"epoch": 2}, path)
     monkeypatch.undo()
