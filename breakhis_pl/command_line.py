@@ -231,7 +231,7 @@ def check_inputs(config: Group) -> None:
     if isinstance(config, TrainConfig):
         path = config.model.weights_file
         if path is not None and not path.is_file():
-            raise ConfigurationError(f"model.weights={path}: does not exist; set it to imagenet, none or a file")
+            raise ConfigurationError(f"model.weights={path}: is not a file; set it to imagenet, none or a file")
         if isinstance(config.data, BreakHisDataConfig):
             from breakhis_pl.data.sources import open_dataset  # noqa: PLC0415
 
@@ -417,4 +417,5 @@ def _remove_empty_run(folder: Path, log_name: str) -> None:
 def _check_access(folder: Path) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise RunFolderError(f"{folder}: no permission to write below {existing}; choose another folder")
+        reason = "no permission" if existing.is_dir() else "it is a file"
+        raise RunFolderError(f"{folder}: cannot be written below {existing} ({reason}); choose another folder")

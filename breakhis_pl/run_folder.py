@@ -90,7 +90,7 @@ class RunFolder:
         named = {"auto": self.selected_checkpoint(), "best": self.best_checkpoint, "last": self.last_checkpoint}
         path = named.get(name, Path(name).expanduser())
         if not path.is_file():
-            raise RunFolderError(f"checkpoint={name}: {path} does not exist; let the run finish an epoch")
+            raise RunFolderError(f"checkpoint={name}: {path} is not a file; let the run finish an epoch")
         return path
 
     def read(self) -> RunRecord:
