@@ -51,6 +51,9 @@ PROGRAMS: dict[str, type[Group]] = {
 }
 CHDIR_FAULT = "hydra.job.chdir=true: relative paths would change their meaning; drop it"
 
+STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Names of the signals by which terminals, containers and job schedulers end a process; Windows has SIGTERM alone."""
+
 _NOT_IN_NAMES = (
     "hydra",
     "logger",
@@ -96,7 +99,7 @@ def prepare() -> None:
     # Hydra's parser refuses options between overrides
     others = [argument for argument in sys.argv[1:] if argument not in options.overrides]
     sys.argv[1:] = [*options.overrides, *others]
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+    for name in ("SIGINT", *STOP_SIGNALS):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _stop)
@@ -104,7 +107,7 @@ def prepare() -> None:
 
 def _stop(number: int, _: FrameType | None) -> None:
     """End the program in order with status 128 + signal; a second Ctrl-C ends it at once."""
-    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
+    for name in STOP_SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -85,7 +85,7 @@ def _process_state_kept() -> Iterator[None]:
     """Restore what a program changes in its process: arguments, environment, logging, signals, Hydra."""
     root, argv, environment, hook = logging.getLogger(), sys.argv[:], os.environ.copy(), sys.excepthook
     handlers, level = root.handlers[:], root.level
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    numbers = (signal.SIGINT, *(getattr(signal, name) for name in command_line.STOP_SIGNALS))
     signals = [(number, signal.getsignal(number)) for number in numbers]
     try:
         yield

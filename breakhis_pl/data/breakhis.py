@@ -320,8 +320,8 @@ def _index(root: Path) -> tuple[list[IndexedImage], list[str]]:
     if duplicates:
         copies = [str(path.relative_to(root)) for path, name in images if name.file_name == duplicates[0]]
         faults.append(
-            f"{len(duplicates)} file names occur more than once, for example {join_truncated(copies, 2)}; set data.root "
-            "to the folder of one copy"
+            f"{len(duplicates)} file names occur more than once, for example {join_truncated(copies, 2)}; set "
+            "data.root to the folder of one copy"
         )
     if unknown:
         faults.append(f"{len(unknown)} patients that are not in the authors' lists: {join_truncated(unknown, 3)}")
