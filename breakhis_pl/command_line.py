@@ -77,6 +77,10 @@ def prepare() -> None:
     OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
     RunCallback.show_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
+    logging.raiseExceptions = False  # a run goes on if its terminal or pipe is gone or the disk of train.log full
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by a service, or pythonw
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
     os.environ["MPLBACKEND"] = "Agg"  # figures are only saved; notebooks export backends that cannot be imported here
 
     def report(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
@@ -111,7 +115,8 @@ def _stop(number: int, _: FrameType | None) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.stderr.write(f"\nstopped by {signal.Signals(number).name}{RunCallback.resume_hint}\n")
+    with suppress(OSError):  # the terminal is gone
+        sys.stderr.write(f"\nstopped by {signal.Signals(number).name}{RunCallback.resume_hint}\n")
     raise SystemExit(128 + number)
 
 

@@ -32,6 +32,17 @@ def test_variables_of_the_environment_change_nothing(variables: dict[str, str], 
     assert (tmp_path / "metrics.json").is_file()
 
 
+def test_a_program_whose_pipe_is_closed_ends_in_order(tmp_path: Path) -> None:
+    shutil.copy(TABLE, tmp_path / "predictions.csv")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(REPOSITORY / "evaluate.py"), "predictions=predictions.csv"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "metrics.json").is_file()
+
+
 @pytest.mark.parametrize("quote", ["", "'", '"'])
 @pytest.mark.parametrize(
     ("program", "key", "further"),
