@@ -282,7 +282,7 @@ class RunCallback(Callback):
             return
         if isinstance(typed, TrainConfig) and not isinstance(typed, TuneConfig):
             folder = Path(config.hydra.run.dir)
-            RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(str(folder))}"
+            RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(folder.as_posix())}"
             sys.stdout.write(f"{typed.model.backbone} to {folder}; importing torch\n")
             sys.stdout.flush()
         elif isinstance(typed, TuneConfig):
@@ -321,7 +321,7 @@ class RunCallback(Callback):
             _check_access(Path(config.hydra.sweep.dir))
             if "hydra.sweep.dir" not in map(_key, config.hydra.overrides.hydra):
                 _set_folder(config.hydra.sweep, "dir", _new_folder(Path(config.hydra.sweep.dir)))
-            sweep = config.hydra.sweep.dir
+            sweep = Path(config.hydra.sweep.dir).as_posix()
             arguments = [argument for argument in sys.argv[1:] if _key(argument) != "hydra.sweep.dir"]
             command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
             RunCallback.resume_hint = f"; resume with: uv run {command}"

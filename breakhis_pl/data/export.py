@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             split = ratio_split(dataset, test_fraction=options.test_fraction, seed=options.seed)
         check_trainable(split, f"--split {options.split}")
         export_split(split, options.to, copy=options.copy)
-    except (BreakHisError, OSError) as error:
+    except (BreakHisError, OSError, ValueError) as error:  # ValueError: links to another drive of Windows
         message = str(error).replace("data.require_complete=false", "--allow-incomplete")
         sys.stderr.write(message.replace("data.root=", "--root ") + "\n")
         return 1

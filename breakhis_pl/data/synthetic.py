@@ -447,7 +447,8 @@ def synthetic_folder(
         if n_pixels < MIN_POOL_PIXELS:  # starting processes would take longer
             list(bar(map(write, names)))
         else:
-            with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+            n_processes = min(os.cpu_count() or 1, 61)  # more are not possible on Windows
+            with ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")) as pool:
                 list(bar(pool.map(write, names, chunksize=4)))
     return folder
 

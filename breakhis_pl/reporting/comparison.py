@@ -351,7 +351,10 @@ def _link(folder: Path, run: Run) -> Cell:
     page = run.folder / REPORT_PAGE
     if not page.is_file():
         return run.name
-    return Link(run.name, Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+    try:
+        return Link(run.name, Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+    except ValueError:  # on another drive of Windows
+        return Link(run.name, page.resolve().as_uri())
 
 
 def _note(runs: Sequence[Run]) -> str | None:
