@@ -95,11 +95,6 @@ def prepare() -> None:
     options, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
     if unknown:
         sys.exit(f"{unknown[0]}: unknown option; keys are written key=value, for example trainer.max_epochs=2")
-    if options.config_name is not None or options.config_path is not None:
-        sys.exit(
-            "--config-name, --config-path: every program has one configuration; put your keys in "
-            "<folder>/experiment/<name>.yaml and set --config-dir=<folder> experiment=<name>"
-        )
     # Hydra's parser refuses options between overrides
     others = [argument for argument in sys.argv[1:] if argument not in options.overrides]
     sys.argv[1:] = [*options.overrides, *others]
@@ -271,6 +266,11 @@ class RunCallback(Callback):
         with _refusal():
             if config.hydra.job.chdir:
                 raise ConfigurationError(CHDIR_FAULT)
+            if program not in PROGRAMS:
+                raise ConfigurationError(
+                    f"--config-name={program}: is not one of {', '.join(PROGRAMS)}; put your keys in "
+                    "<folder>/experiment/<name>.yaml and set --config-dir=<folder> experiment=<name>"
+                )
             typed = load(PROGRAMS[program], config, config.hydra.overrides.task)
             ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
             # Lightning, torchrun or srun has started this process as another than the first one
