@@ -53,6 +53,9 @@ PROGRAMS: dict[str, type[Group]] = {
 }
 CHDIR_FAULT = "hydra.job.chdir=true: relative paths would change their meaning; drop it"
 
+STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""Names of the signals by which terminals, containers and job schedulers end a process; Windows has SIGTERM alone."""
+
 _NOT_IN_NAMES = (
     "hydra",
     "logger",
@@ -77,6 +80,10 @@ def prepare() -> None:
     RunCallback.show_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     sys.path.append(str(Path.cwd()))  # parts of the user's own, by import path
+    logging.raiseExceptions = False  # a run goes on if its terminal or pipe is gone or the disk of train.log full
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by a service, or pythonw
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
     os.environ["MPLBACKEND"] = "Agg"  # figures are only saved; notebooks export backends that cannot be imported here
 
     def report(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
@@ -88,10 +95,13 @@ def prepare() -> None:
 
     sys.excepthook = report
     sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
-    _, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
+    options, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
     if unknown:
         sys.exit(f"{unknown[0]}: unknown option; keys are written key=value, for example trainer.max_epochs=2")
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+    # Hydra's parser refuses options between overrides
+    others = [argument for argument in sys.argv[1:] if argument not in options.overrides]
+    sys.argv[1:] = [*options.overrides, *others]
+    for name in ("SIGINT", *STOP_SIGNALS):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _stop)
@@ -99,11 +109,12 @@ def prepare() -> None:
 
 def _stop(number: int, _: FrameType | None) -> None:
     """End the program in order with status 128 + signal; a second Ctrl-C ends it at once."""
-    for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):
+    for name in STOP_SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.stderr.write(f"\nstopped by {signal.Signals(number).name}{RunCallback.resume_hint}\n")
+    with suppress(OSError):  # the terminal is gone
+        sys.stderr.write(f"\nstopped by {signal.Signals(number).name}{RunCallback.resume_hint}\n")
     raise SystemExit(128 + number)
 
 
@@ -226,7 +237,7 @@ def check_inputs(config: Group) -> None:
     if isinstance(config, TrainConfig):
         path = config.model.weights_file
         if path is not None and not path.is_file():
-            raise ConfigurationError(f"model.weights={path}: does not exist; set it to imagenet, none or a file")
+            raise ConfigurationError(f"model.weights={path}: is not a file; set it to imagenet, none or a file")
         if not isinstance(config.data, SyntheticDataConfig):
             from breakhis_pl.data.dataset import open_dataset  # noqa: PLC0415
 
@@ -258,8 +269,15 @@ class RunCallback(Callback):
         with _refusal():
             if config.hydra.job.chdir:
                 raise ConfigurationError(CHDIR_FAULT)
+            if program not in PROGRAMS:
+                raise ConfigurationError(
+                    f"--config-name={program}: is not one of {', '.join(PROGRAMS)}; put your keys in "
+                    "<folder>/experiment/<name>.yaml and set --config-dir=<folder> experiment=<name>"
+                )
             typed = load(PROGRAMS[program], config, config.hydra.overrides.task)
-            is_further = isinstance(typed, TrainConfig) and typed.trainer.is_distributed and _is_further_process()
+            ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
+            # Lightning, torchrun or srun has started this process as another than the first one
+            is_further = isinstance(typed, TrainConfig) and typed.trainer.is_distributed and set(ranks) != {"0"}
             if not is_further:
                 check_inputs(typed)
             self._choose_folder(config, typed, is_further=is_further)
@@ -267,7 +285,7 @@ class RunCallback(Callback):
             return
         if isinstance(typed, TrainConfig) and not isinstance(typed, TuneConfig):
             folder = Path(config.hydra.run.dir)
-            RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(str(folder))}"
+            RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(folder.as_posix())}"
             sys.stdout.write(f"{typed.model.backbone} to {folder}; importing torch\n")
             sys.stdout.flush()
         elif isinstance(typed, TuneConfig):
@@ -303,10 +321,10 @@ class RunCallback(Callback):
                 raise ConfigurationError("\n".join(dict.fromkeys(faults)))
             if len(set(names)) < len(names):
                 raise ConfigurationError(f"-m: two runs are the same: {join_truncated(names)}")
+            _check_access(Path(config.hydra.sweep.dir))
             if "hydra.sweep.dir" not in map(_key, config.hydra.overrides.hydra):
                 _set_folder(config.hydra.sweep, "dir", _new_folder(Path(config.hydra.sweep.dir)))
-            _check_access(Path(config.hydra.sweep.dir))
-            sweep = config.hydra.sweep.dir
+            sweep = Path(config.hydra.sweep.dir).as_posix()
             arguments = [argument for argument in sys.argv[1:] if _key(argument) != "hydra.sweep.dir"]
             command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
             RunCallback.resume_hint = f"; resume with: uv run {command}"
@@ -349,6 +367,7 @@ class RunCallback(Callback):
         if isinstance(typed, TrainConfig) and typed.resume is not None:
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
+            _check_access(typed.resume)
             return
         if isinstance(typed, TuneConfig | EvaluateConfig | AppConfig):
             return
@@ -357,11 +376,11 @@ class RunCallback(Callback):
             raise ConfigurationError("hydra.run.dir: set it, so that all processes of torchrun or srun agree on it")
         if is_further:
             return
+        _check_access(folder)
         if is_default:
             _set_folder(config.hydra.run, "dir", _new_folder(folder))
         elif isinstance(typed, TrainConfig) and RunFolder(folder).run_json.exists():
             raise RunFolderError(f"{folder}: holds a run; resume={folder} resumes it, or choose another hydra.run.dir")
-        _check_access(Path(config.hydra.run.dir))
 
 
 @contextmanager
@@ -373,11 +392,6 @@ def _refusal() -> Iterator[None]:
         message = explain(error)
         sys.stderr.write(traceback.format_exc() if message is None else f"{message}\n")
         raise SystemExit(1) from None
-
-
-def _is_further_process() -> bool:
-    """Whether Lightning, torchrun or srun has started this process as another than the first one."""
-    return any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _set_folder(node: DictConfig, key: str, value: Path | None) -> None:
@@ -414,4 +428,5 @@ def _remove_empty_run(folder: Path, log_name: str) -> None:
 def _check_access(folder: Path) -> None:
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise RunFolderError(f"{folder}: no permission to write below {existing}; set hydra.run.dir to another folder")
+        reason = "no permission" if existing.is_dir() else "it is a file"
+        raise RunFolderError(f"{folder}: cannot be written below {existing} ({reason}); choose another folder")

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import traceback
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException
@@ -15,14 +16,20 @@ def explain(error: BaseException) -> str | None:
     """Return the message of an error that a user can cause; None for one that needs a traceback."""
     if isinstance(error, BreakHisError):
         return mask_password(str(error))
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        return _explain_option(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return mask_password(_explain_override(error))
+        if isinstance(error, MissingConfigException) and error.options is not None:
+            text = _explain_option(error)
+        else:
+            text = _explain_override(error)
+        return mask_password(text)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; finished epochs are kept"
     if type(error).__name__ == "OutOfMemoryError":
         return f"{str(error).splitlines()[0]} Lower data.batch_size or data.image_size, or set data.pixels=host"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
+    if "hydra" in modules and "breakhis_pl" not in modules:  # Hydra's own checks of the command raise many kinds
+        return mask_password("; ".join(map(str.strip, str(error).splitlines()))) or type(error).__name__
     return None
 
 
@@ -58,6 +65,8 @@ def _explain_override(error: BaseException) -> str:
         if key in valid:
             hint = "set trainer.accelerator=<device>" if key == "trainer" else "see --help"
             return f"{key}: has no options in this program; {hint}"
+        if not valid:
+            return f"{key}: unknown key; +{key}=<value> adds it"
         near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
         prefix = key.rpartition(".")[0]
         hint = (
@@ -75,6 +84,8 @@ def _explain_override(error: BaseException) -> str:
             )
         return f"{ambiguous[1]}: several values need -m; a comma in one value needs two quotes: \"{key}='{value}'\""
     first = text.splitlines()[0] if text else type(error).__name__
+    if first.startswith("Error merging override") and cause is not None:
+        first += f": {str(cause).splitlines()[0]}"
     if (
         "LexerNoViableAlt" in text
         or "mismatched input" in text

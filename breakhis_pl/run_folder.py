@@ -91,7 +91,7 @@ class RunFolder:
         named = {"auto": self.selected_checkpoint(), "best": self.best_checkpoint, "last": self.last_checkpoint}
         path = named.get(name, Path(name).expanduser())
         if not path.is_file():
-            raise RunFolderError(f"checkpoint={name}: {path} does not exist; let the run finish an epoch")
+            raise RunFolderError(f"checkpoint={name}: {path} is not a file; let the run finish an epoch")
         return path
 
     def read(self) -> RunRecord:
@@ -133,11 +133,19 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which it replaces if the block ends without an error."""
+    """Yield a temporary path beside `path`, which it replaces if the block ends without an error.
+
+    Raises:
+        OSError: If it cannot be written; the file name is `path` if the error has none.
+    """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None:  # the error of a full disk names no file
+            error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -147,6 +155,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`, which it replaces if the block ends without an error.
 
     If another process has made `path` in the meantime, that one stays.
+
+    Raises:
+        OSError: If it cannot be written; the file name is `path` if the error has none.
     """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     temporary.mkdir(parents=True)
@@ -158,6 +169,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             except OSError:
                 if not path.exists():
                     raise
+    except OSError as error:
+        if error.errno is not None:  # the error of a full disk names no file
+            error.filename = error.filename or str(path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -52,7 +52,7 @@ def run_program(program: str, *arguments: str, cwd: Path, draw_figures: bool = F
     out, err = io.StringIO(), io.StringIO()
     status = 0
     blank = contextlib.nullcontext() if draw_figures else blank_figures()
-    with contextlib.chdir(cwd), _process_state_kept(), warnings.catch_warnings(), blank:
+    with contextlib.chdir(cwd), process_state_kept(), warnings.catch_warnings(), blank:
         sys.argv = [f"{program}.py", *arguments]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
@@ -81,11 +81,12 @@ def blank_figures() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _process_state_kept() -> Iterator[None]:
+def process_state_kept() -> Iterator[None]:
     """Restore what a program changes in its process: arguments, environment, logging, signals, Hydra."""
     root, argv, environment, hook = logging.getLogger(), sys.argv[:], os.environ.copy(), sys.excepthook
+    raises = logging.raiseExceptions
     handlers, level = root.handlers[:], root.level
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    numbers = (signal.SIGINT, *(getattr(signal, name) for name in command_line.STOP_SIGNALS))
     signals = [(number, signal.getsignal(number)) for number in numbers]
     try:
         yield
@@ -94,7 +95,7 @@ def _process_state_kept() -> Iterator[None]:
             if handler not in handlers:
                 handler.close()
         root.handlers, root.level = handlers, level
-        sys.argv, sys.excepthook = argv, hook
+        sys.argv, sys.excepthook, logging.raiseExceptions = argv, hook, raises
         os.environ.clear()
         os.environ.update(environment)
         for number, handler in signals:

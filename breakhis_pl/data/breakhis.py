@@ -340,11 +340,17 @@ def _index(root: Path) -> tuple[list[IndexedImage], list[str]]:
     if malformed:
         faults.append(f"{len(malformed)} PNG files without a BreakHis name: {join_truncated(malformed, 3)}")
     if duplicates:
-        faults.append(f"{len(duplicates)} file names occur more than once: {join_truncated(duplicates, 3)}")
+        copies = [str(path.relative_to(root)) for path, name in images if name.file_name == duplicates[0]]
+        faults.append(
+            f"{len(duplicates)} file names occur more than once, for example {join_truncated(copies, 2)}; set "
+            "data.root to the folder of one copy"
+        )
     if unknown:
         faults.append(f"{len(unknown)} patients that are not in the authors' lists: {join_truncated(unknown, 3)}")
     if not images and not malformed:
-        faults.append("no BreakHis images; run `uv run python -m breakhis_pl.data.download`, or try data=synthetic")
+        faults.append(
+            "no PNG files with BreakHis names; run `uv run python -m breakhis_pl.data.download`, or try data=synthetic"
+        )
     return images, faults
 
 

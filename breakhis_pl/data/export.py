@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             export_table(split, options.table)
         else:
             export_split(split, options.to, copy=options.copy)
-    except (BreakHisError, OSError) as error:
+    except (BreakHisError, OSError, ValueError) as error:  # ValueError: links to another drive of Windows
         message = str(error).replace("data.require_complete=false", "--allow-incomplete")
         sys.stderr.write(message.replace("data.root=", "--root ") + "\n")
         return 1

@@ -420,7 +420,8 @@ def synthetic_folder(
     with atomic_folder(folder) as temporary, ExitStack() as stack:
         images: Iterator[None] = map(write := partial(_write_image, temporary, width=width, seed=seed), names)
         if len(names) * width**2 >= MIN_POOL_PIXELS:  # for fewer, starting processes would take longer
-            pool = stack.enter_context(ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")))
+            n_processes = min(os.cpu_count() or 1, 61)  # more are not possible on Windows
+            pool = stack.enter_context(ProcessPoolExecutor(n_processes, mp_context=get_context("spawn")))
             images = pool.map(write, names, chunksize=4)
         hide = None if progress_bar else True
         list(tqdm(images, total=len(names), desc="generating images", disable=hide, leave=False))

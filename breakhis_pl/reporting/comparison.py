@@ -184,9 +184,8 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
             who = everybody if len(names) == len(with_result) > 1 else join_truncated(names, limit=3)
             texts.append(f"{who}: {own}")
         if len(by_text) > MAX_TEXTS:
-            texts.append(
-                f"Others too: {join_truncated([n for each in list(by_text.values())[MAX_TEXTS:] for n in each], limit=3)}."
-            )
+            others = [name for names in list(by_text.values())[MAX_TEXTS:] for name in names]
+            texts.append(f"Others too: {join_truncated(others, limit=3)}.")
         texts += shared
         merged.append(Check(code, found[0][1].title, " ".join(texts)))
     return merged
@@ -355,7 +354,10 @@ def _link(folder: Path, run: Run) -> Cell:
     page = run.folder / REPORT_PAGE
     if not page.is_file():
         return run.name
-    return Link(run.name, Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+    try:
+        return Link(run.name, Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
+    except ValueError:  # on another drive of Windows
+        return Link(run.name, page.resolve().as_uri())
 
 
 def _first(drawn: Collection[object], runs: Sequence[Run]) -> str:

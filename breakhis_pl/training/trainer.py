@@ -1,6 +1,7 @@
 """Trainer, optimizer, schedule and loggers from the configuration."""
 
 import inspect
+import io
 import logging
 import sys
 import warnings
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
@@ -21,9 +23,21 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, R
 
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.errors import ConfigurationError
-from breakhis_pl.run_folder import RunFolder
+from breakhis_pl.run_folder import RunFolder, atomic_write
 from breakhis_pl.training.callbacks import HeadWarmup, History, LinearProbe, MovableCheckpoint, NaNGuard, ProgressBar
 from breakhis_pl.training.performance import choose_memory_format, uses_cuda_graphs
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside the old one and rename it; Lightning copies it from TMPDIR, maybe another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Replace a checkpoint; if that fails, the old one stays."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()  # torch's error of a full disk does not say so
+        torch.save(checkpoint, buffer)
+        with atomic_write(Path(path)) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
 
 def make_trainer(
@@ -75,7 +89,8 @@ def make_trainer(
         num_sanity_val_steps=0,
         logger=list(loggers),
         callbacks=[*callbacks, *bar, *_make_callbacks(config, run, device=device)],
-        plugins=[AsyncCheckpointIO()] if device == "cuda" else [],  # on a CPU its thread would slow the training
+        # on a CPU the thread would slow the training
+        plugins=[AsyncCheckpointIO(AtomicCheckpointIO()) if device == "cuda" else AtomicCheckpointIO()],
         enable_progress_bar=bool(bar),
         enable_model_summary=False,
         use_distributed_sampler=False,  # the datamodule's samplers know rank and epoch

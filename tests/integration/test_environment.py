@@ -32,6 +32,17 @@ def test_variables_of_the_environment_change_nothing(variables: dict[str, str], 
     assert (tmp_path / "metrics.json").is_file()
 
 
+def test_a_program_whose_pipe_is_closed_ends_in_order(tmp_path: Path) -> None:
+    shutil.copy(TABLE, tmp_path / "predictions.csv")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(REPOSITORY / "evaluate.py"), "predictions=predictions.csv"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "metrics.json").is_file()
+
+
 @pytest.mark.parametrize("quote", ["", "'", '"'])
 @pytest.mark.parametrize(
     ("program", "key", "further"),
@@ -62,3 +73,14 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path: Path, monkeypatch: pyt
         RunCallback().on_run_start(config, config_name="train")
         folders.append(config.hydra.run.dir)
     assert folders == ["outputs/12-00-00_resnet18", "outputs/12-00-00_resnet18_2"]
+
+
+def test_options_of_hydra_stand_anywhere_and_its_logging_may_be_off(tmp_path: Path, synthetic_cache: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    sgd = "_target_: torch.optim.SGD\nlr: 0.125\nmomentum: 0.0\nnesterov: false\nweight_decay: 0.0\n"
+    (tmp_path / "optimizer" / "mine.yaml").write_text(sgd)
+    options = ("--config-dir", str(tmp_path), "optimizer=mine", "hydra/job_logging=disabled", "debug=fast_dev_run")
+    outcome = run_program("train", *TINY, f"data.cache_dir={synthetic_cache}", *options, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    shown = run_program("train", *TINY, *options, "--cfg", "job", cwd=tmp_path)
+    assert "lr: 0.125" in shown.out

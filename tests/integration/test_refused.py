@@ -30,6 +30,10 @@ REFUSED = {
         "logger.mlflow.tracking_uri=http://alice:S3CRET@localhost",
     ],
     "hydra.job.chdir": ["experiment=demo", "hydra.job.chdir=true"],
+    "hydra.mode=NONSENSE": ["experiment=demo", "hydra.mode=NONSENSE"],
+    "hydra/launcher=joblib": ["experiment=demo", "-m", "seed=0,1", "hydra/launcher=joblib"],
+    "--resolve": ["experiment=demo", "--resolve"],
+    "NoneType": ["model=null"],
     "optimizer._target_": ["experiment=demo", "optimizer._target_=torch.optim.Nonsense"],
     "model.backbone=resnet1": ["experiment=demo", "model=torchvision", "model.backbone=resnet1"],
     "trainer.strategy": ["-m", "experiment=demo", "trainer=ddp", "seed=0,1"],
@@ -73,6 +77,23 @@ def test_the_other_programs_refuse_too(tmp_path: Path, program: str, arguments: 
     assert key in outcome.err
     assert "Traceback" not in outcome.err + outcome.out
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_configuration_of_another_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [train]\n")
+    outcome = run_program("train", *TINY, "--config-dir", str(tmp_path), "--config-name", "mine", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "--config-name=mine" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_malformed_file_of_the_user_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("seed: [5\n")
+    outcome = run_program("train", "--config-dir", str(tmp_path), "experiment=mine", cwd=tmp_path)
+    assert outcome.status == 1
+    assert "mine.yaml" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_all_faults_are_in_one_message(tmp_path: Path) -> None:

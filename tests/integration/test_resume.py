@@ -138,7 +138,11 @@ def test_a_damaged_checkpoint_is_named_and_the_run_is_left_as_it_is(finished_run
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGHUP", "SIGUSR1"))]
+    "name",
+    [
+        "SIGTERM",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")),
+    ],
 )
 def test_a_signal_ends_a_run_in_order(tmp_path: Path, synthetic_cache: Path, name: str) -> None:
     arguments = (*TINY, f"data.cache_dir={synthetic_cache}", "trainer.max_epochs=500", "hydra.run.dir=run")

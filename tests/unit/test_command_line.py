@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from breakhis_pl.command_line import RunCallback, config_groups
+from breakhis_pl.command_line import RunCallback, config_groups, prepare
 from breakhis_pl.messages import explain
 from breakhis_pl.run_folder import RunFolder
 from tests.configs import compose_all
-from tests.programs import TINY
+from tests.programs import TINY, process_state_kept
 
 Patch = pytest.MonkeyPatch
 Variables = dict[str, str]
@@ -84,3 +85,14 @@ def test_help_lists_the_options_of_a_program(program: str) -> None:
     assert ("search_space" in groups) is (program == "tune")
     assert "hydra" not in groups
     assert not [option for options in groups.values() for option in options if option.strip().startswith("_")]
+
+
+def test_a_process_without_output_streams_writes_to_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    with process_state_kept():
+        prepare()
+        for stream in (sys.stdout, sys.stderr):
+            stream.write("an epoch")  # as progress bars do
+            stream.close()

@@ -260,3 +260,18 @@ def test_runs_of_several_folders_get_names_of_their_own(tmp_path: Path) -> None:
     for folder in ("empty", "nowhere"):
         with pytest.raises(RunFolderError, match=folder):
             write_comparison(tmp_path / folder)
+
+
+def test_runs_on_another_drive_of_windows_are_linked_by_their_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, start: str) -> str:
+        raise ValueError(f"path is on mount {path}, start on mount {start}")
+
+    pages = [run / "report.html" for run in add_runs(tmp_path, 2)]
+    for page in pages:
+        page.touch()
+    monkeypatch.setattr("os.path.relpath", refuse)
+    write_comparison(tmp_path)
+    text = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert all(page.resolve().as_uri() in text for page in pages)

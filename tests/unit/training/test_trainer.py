@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -65,3 +66,20 @@ def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path: Path) -> Non
     assert after.best_model_score == 0.25
     assert after.best_model_path == str(tmp_path / "after" / "best.ckpt")
     assert list(after.best_k_models) == [after.best_model_path]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(path: Path, _content: object) -> None:
+        path.write_text("half a checkpoint")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = make_trainer(train_config("trainer=cpu"), RunFolder(tmp_path), device="cpu", precision="32-true")
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a full TMPDIR"))
+    trainer.strategy.checkpoint_io.save_checkpoint({"epoch": 1}, path)
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(OSError, match=r"last\.ckpt"):
+        trainer.strategy.checkpoint_io.save_checkpoint({"epoch": 2}, path)
+    monkeypatch.undo()
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert list(path.parent.iterdir()) == [path]
