@@ -152,7 +152,9 @@ def _by_key(key: str, known: Mapping[str, str]) -> Discriminator:
     """Select a model by the value of a key; "other" for import paths that have no model of their own."""
     attribute = key.strip("_")
     return Discriminator(
-        lambda value: known.get(str(value.get(key) if isinstance(value, dict) else getattr(value, attribute)), "other")
+        lambda value: known.get(
+            str(value.get(key) if isinstance(value, dict) else getattr(value, attribute, None)), "other"
+        )
     )
 
 

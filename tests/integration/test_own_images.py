@@ -47,6 +47,7 @@ def test_a_table_of_three_classes_is_trained_on_evaluated_and_predicted(folder: 
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "images.csv" in page
     assert "BreakHis" not in page
+    assert "ranking" not in page
     rows = pd.read_csv(run / "test" / "predictions.csv")
     assert list(rows.columns) == ["image", "patient", "case", "target", "prob_x", "prob_y", "prob_z", "predicted"]
     assert not {"per_magnification", "per_subtype"} & json.loads((run / "test" / "metrics.json").read_text()).keys()
