@@ -193,11 +193,12 @@ def load(model: type[Any], composed: DictConfig, overrides: Sequence[str]) -> An
         ConfigurationError: One line per fault.
         RunFolderError: If resume= names no run folder.
     """
-    config = validate(model, composed)
-    if not isinstance(config, TrainConfig) or config.resume is None:
-        return config
+    resume = OmegaConf.select(composed, "resume")
+    if model is not TrainConfig or resume is None:
+        return validate(model, composed)
+    folder = Path(str(resume)).expanduser()
     try:
-        record = RunFolder(config.resume).read()
+        record = RunFolder(folder).read()
     except RunFolderError as error:
         raise RunFolderError(f"resume={error}") from error
     stored = validate(model, record.config)
@@ -212,8 +213,8 @@ def load(model: type[Any], composed: DictConfig, overrides: Sequence[str]) -> An
         name = "logger" if key.startswith("logger") else key
         OmegaConf.update(resumed, name, OmegaConf.select(composed, name), merge=False)
     changed: TrainConfig = validate(model, resumed)
-    check_epochs(config.resume, stored, changed)
-    return changed.model_copy(update={"resume": config.resume})
+    check_epochs(folder, stored, changed)
+    return changed.model_copy(update={"resume": folder})
 
 
 def _key(override: str) -> str:

@@ -87,14 +87,9 @@ class SharedDataConfig(Group):
     """Decode all images again and compare them with the cache."""
 
     @property
-    def eval_magnification(self) -> tuple[int, ...] | None:
-        """Magnifications of test and validation images; None for all."""
-        return self.test_magnification or self.magnification
-
-    @property
     def all_magnifications(self) -> tuple[int, ...]:
         """Magnifications of train images, then those only evaluated images have; empty for all."""
-        return tuple(dict.fromkeys((*(self.magnification or ()), *(self.eval_magnification or ()))))
+        return tuple(dict.fromkeys((*(self.magnification or ()), *(self.test_magnification or ()))))
 
 
 class BreakHisNamesConfig(SharedDataConfig):
@@ -155,12 +150,12 @@ class OtherDataConfig(SharedDataConfig):
 
 def _by_key(key: str, known: Mapping[str, str]) -> Discriminator:
     """Select a model by the value of a key; "other" for import paths that have no model of their own."""
-
-    def tag(value: Any) -> str:
-        found = value.get(key) if isinstance(value, dict) else getattr(value, key.strip("_"), None)
-        return known.get(str(found), "other")
-
-    return Discriminator(tag)
+    attribute = key.strip("_")
+    return Discriminator(
+        lambda value: known.get(
+            str(value.get(key) if isinstance(value, dict) else getattr(value, attribute, None)), "other"
+        )
+    )
 
 
 DataConfig: TypeAlias = Annotated[

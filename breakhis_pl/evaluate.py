@@ -164,6 +164,10 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     classifier, statistics = load_classifier(path, memory_format=memory_format)
     subsets = (Subset.VAL, subset) if config.calibrate and subset is not Subset.VAL else (subset,)
+    if config.calibrate and len(classifier.parent_classes) != 2:
+        raise ConfigurationError(
+            f"calibrate=true: needs two classes, the run has {len(classifier.parent_classes)}; drop it"
+        )
     with lock_run(run.path):
         data = make_data(trained, device=device, evaluate_on=subsets)
         check_same_images(record, run.path, **data.identity())

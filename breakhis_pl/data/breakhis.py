@@ -194,19 +194,6 @@ def official_patients() -> MappingProxyType[str, OfficialPatient]:
     )
 
 
-def official_subset(patient: str, fold: int) -> Subset:
-    """Return the subset of a patient in one of the authors' folds.
-
-    Raises:
-        DataError: If the patient is in none of the authors' lists, or the fold does not exist.
-    """
-    if fold not in FOLDS:
-        raise DataError(f"data.fold={fold}: must be between 1 and 5")
-    if patient not in official_patients():
-        raise DataError(f"{patient}: is not a patient of the authors' lists; correct the file name or remove the file")
-    return official_patients()[patient].subsets[fold]
-
-
 def archive_folder(name: ImageName) -> str:
     """Return the folder of an image in the authors' archive, with "/" between its parts.
 
@@ -305,7 +292,7 @@ def open_breakhis(
                 name.patient,
                 name.case,
                 name.magnification,
-                None if fold is None else official_subset(name.patient, fold),
+                None if fold is None else official_patients()[name.patient].subsets[fold],
             )
             for path, name in images
         ),

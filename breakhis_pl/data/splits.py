@@ -79,7 +79,7 @@ def make_split(dataset: Dataset, config: SharedDataConfig, *, seed: int) -> Spli
     Raises:
         DataError: If a subset lacks a class; test may lack one.
     """
-    evaluated = config.eval_magnification
+    evaluated = config.test_magnification or config.magnification
     has_own = any(record.subset is not None for record in dataset.records)
     if config.split == "official" or (config.split is None and has_own):
         split = official_split(dataset)
@@ -95,7 +95,13 @@ def make_split(dataset: Dataset, config: SharedDataConfig, *, seed: int) -> Spli
         split = with_validation(split, fraction=config.val_fraction, seed=seed, counted=evaluated)
         keys += f" data.val_fraction={config.val_fraction:g}"
     if config.magnification is not None and evaluated is not None:
-        split = at_magnifications(split, train=config.magnification, evaluated=evaluated)
+        kept = [
+            (record, subset)
+            for record, subset in zip(split.records, split.subsets, strict=True)
+            if record.magnification in (config.magnification if subset is Subset.TRAIN else evaluated)
+        ]
+        records, subsets = zip(*kept, strict=True) if kept else ((), ())
+        split = Split(replace(split.dataset, records=records), subsets)
     check_trainable(split, keys)
     return split
 
@@ -156,18 +162,6 @@ def with_validation(split: Split, *, fraction: float, seed: int, counted: Collec
         for record, subset in zip(split.records, split.subsets, strict=True)
     )
     return replace(split, subsets=tuple(subsets))
-
-
-def at_magnifications(split: Split, *, train: Collection[int], evaluated: Collection[int]) -> Split:
-    """Remove train images, and validation and test images, of other than the given magnifications."""
-    kept = [
-        (record, subset)
-        for record, subset in zip(split.records, split.subsets, strict=True)
-        if record.magnification in (train if subset is Subset.TRAIN else evaluated)
-    ]
-    return Split(
-        replace(split.dataset, records=tuple(record for record, _ in kept)), tuple(subset for _, subset in kept)
-    )
 
 
 def check_trainable(split: Split, keys: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from breakhis_pl.config import TableDataConfig
+from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.dataset import Dataset, ImageRecord, Subset
 from breakhis_pl.errors import DataError, join_truncated
 
@@ -118,6 +119,8 @@ def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterato
         yield f"column label is {join_truncated(classes)} on all lines; there must be two classes or more"
     elif config.positive is not None and (len(classes) > 2 or config.positive not in classes):
         yield f"data.positive={config.positive}: must be one of two classes; there is {join_truncated(classes)}"
+    elif config.positive == CLASS_NAMES[0] and classes == list(CLASS_NAMES):
+        yield f"data.positive={config.positive}: must be {CLASS_NAMES[1]} of these two classes"
     if "patient" in table and "case" in table:
         yield from _inconsistent(table, "patient", "case")
     if config.split != "ratio":

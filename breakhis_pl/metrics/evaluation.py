@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from breakhis_pl.data.breakhis import SUBTYPES, tumor_type
+from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES, tumor_type
 from breakhis_pl.metrics.calibration import CALIBRATION_JSON, calibrated, read_calibration
 from breakhis_pl.metrics.cases import N_DRAWS, CaseTable, Draws, draw_cases
 from breakhis_pl.metrics.intervals import INTERVAL_METHOD, Limits, case_intervals
@@ -173,7 +173,9 @@ def _by_magnification(predictions: Predictions) -> dict[str, dict[str, Any]]:
 
 
 def _by_tumor_type(predictions: Predictions) -> dict[str, dict[str, Any]]:
-    """Fraction of correct images by tumor type, for the patients of a data set that names it."""
+    """Fraction of correct images by tumor type, for classes and patients of BreakHis."""
+    if not {*CLASS_NAMES, *SUBTYPES}.issuperset(predictions.classes):
+        return {}
     patients = pd.Series(predictions.patient)
     codes = patients.map({patient: tumor_type(patient) for patient in patients.unique()})
     table = {}

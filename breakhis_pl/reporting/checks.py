@@ -120,7 +120,7 @@ def _failed_checks_of_predictions(
         yield (
             "C06",
             "Few cases",
-            f"there are only {' and '.join(few)} among the {subset} images; the intervals are wide and uncertain.",
+            f"there are only {', '.join(few)} among the {subset} images; the intervals are wide and uncertain.",
         )
     support = np.bincount(predictions.target, minlength=predictions.n_classes)
     if predictions.n_classes == 2 and 0 < support.min() < IMBALANCE * n_images:

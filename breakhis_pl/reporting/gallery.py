@@ -70,7 +70,7 @@ class GalleryEntry:
         """One line on the image."""
         sure = ">99.9%" if self.probability > 0.9995 else f"{self.probability:.1%}"
         verb = "called" if self.predicted == self.target else "wrongly called"
-        return f"{self.target.capitalize()}, {verb} {self.predicted} ({sure})." + (
+        return f"{self.target[:1].upper()}{self.target[1:]}, {verb} {self.predicted} ({sure})." + (
             f" Of this patient's {self.n_images} images, {self.n_correct} are correct." if self.n_images > 1 else ""
         )
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from breakhis_pl.config import flatten
-from breakhis_pl.data.breakhis import SUBTYPES, tumor_type
+from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES, tumor_type
 from breakhis_pl.errors import RunFolderError, join_truncated
 from breakhis_pl.metrics.calibration import TEMPERATURES
 from breakhis_pl.metrics.evaluation import METRICS_JSON, evaluate_table, format_estimate, write_metrics
@@ -178,9 +178,9 @@ def cases_text(run: Run) -> str:
 
 
 def _data_sentence(run: Run, split: pd.DataFrame) -> str:
-    verbs = {"train": "Trained on", "val": "selected and calibrated on", "test": "tested on"}
-    if run.selected_epoch is None:
-        verbs["val"] = "calibrated on"
+    uses = [] if run.selected_epoch is None else ["selected"]
+    uses += ["calibrated"] if len(run.data["n_images"]["train"]) == 2 else []
+    verbs = {"train": "Trained on", "val": f"{' and '.join(uses) or 'validated'} on", "test": "tested on"}
     parts = []
     for subset, verb in verbs.items():
         rows = split[split["subset"] == subset]
@@ -424,6 +424,7 @@ def _patients(predictions: Predictions, shared: frozenset[str]) -> Table:
     rows = predictions.to_frame().assign(
         correct=predictions.correct, positive=predictions.prob_positive, shared=np.isin(predictions.image, list(shared))
     )
+    has_types = predictions.classes == CLASS_NAMES
     by_patient = rows.groupby(["patient", "target"], as_index=False).agg(
         n_images=("image", "size"),
         n_correct=("correct", "sum"),
@@ -434,7 +435,7 @@ def _patients(predictions: Predictions, shared: frozenset[str]) -> Table:
     cells: list[list[Cell]] = [
         [
             row.patient,
-            f"{row.target}, {SUBTYPES[code].name}" if (code := tumor_type(row.patient)) else row.target,
+            f"{row.target}, {SUBTYPES[code].name}" if has_types and (code := tumor_type(row.patient)) else row.target,
             {"value": row.fraction, "ci95": None, "bar": True},
             f"{row.n_correct} of {row.n_images}",
             f"{row.positive:.3f}",

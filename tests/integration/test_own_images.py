@@ -47,11 +47,14 @@ def test_a_table_of_three_classes_is_trained_on_evaluated_and_predicted(folder: 
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "images.csv" in page
     assert "BreakHis" not in page
+    assert "ranking" not in page
     rows = pd.read_csv(run / "test" / "predictions.csv")
     assert list(rows.columns) == ["image", "patient", "case", "target", "prob_x", "prob_y", "prob_z", "predicted"]
     assert not {"per_magnification", "per_subtype"} & json.loads((run / "test" / "metrics.json").read_text()).keys()
+    (folder / "images.csv").rename(folder / "moved.csv")
     for program, arguments in {
-        "evaluate": ("run=run", "tta=flips", "trainer.accelerator=cpu"),
+        "train": ("resume=run", "+data.table=moved.csv", "trainer.max_epochs=2"),
+        "evaluate": ("run=run", "data.table=moved.csv", "tta=flips", "trainer.accelerator=cpu"),
         "predict": ("run=run", "images=00.png", "gradcam=true", "trainer.accelerator=cpu", "hydra.run.dir=predicted"),
     }.items():
         outcome = run_program(program, *arguments, cwd=folder)

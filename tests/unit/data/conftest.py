@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from breakhis_pl.data.breakhis import CLASS_NAMES, official_patients, official_subset, parse_file_name
+from breakhis_pl.data.breakhis import CLASS_NAMES, official_patients, parse_file_name
 from breakhis_pl.data.dataset import Dataset, ImageRecord
 
 
@@ -30,7 +30,7 @@ def published() -> Callable[..., Dataset]:
                 name.patient,
                 name.case,
                 name.magnification,
-                official_subset(name.patient, fold),
+                official_patients()[name.patient].subsets[fold],
             )
             for name in sorted(names, key=lambda name: name.file_name)
         ]

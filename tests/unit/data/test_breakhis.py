@@ -58,15 +58,10 @@ def test_official_subsets_are_the_39545_rows_of_the_authors_lists(real_data: Pat
         for line in lines:
             file_name, magnification, _, subset = line.split("|")
             name = breakhis.parse_file_name(file_name)
-            assert (name.magnification, breakhis.official_subset(name.patient, fold)) == (int(magnification), subset)
+            official = breakhis.official_patients()[name.patient].subsets[fold]
+            assert (name.magnification, official) == (int(magnification), subset)
         n_rows += len(lines)
     assert n_rows == 39_545
-
-
-@pytest.mark.parametrize(("patient", "fold"), [("SOB_B_A-14-22549AB", 6), ("SOB_B_A-99-1", 1)])
-def test_an_unknown_fold_or_patient_has_no_official_subset(patient: str, fold: int) -> None:
-    with pytest.raises(DataError):
-        breakhis.official_subset(patient, fold)
 
 
 def test_the_archive_folder_names_class_subtype_slide_and_magnification() -> None:

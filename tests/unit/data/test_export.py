@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from breakhis_pl.data.breakhis import official_patients, official_subset
+from breakhis_pl.data.breakhis import official_patients
 from breakhis_pl.data.export import main
 
 Capture = pytest.CaptureFixture[str]
@@ -18,7 +18,7 @@ def test_images_are_linked_or_copied(write_images: Write, tmp_path: Path, capsys
     arguments = ["--root", str(root), "--to", str(target), "--allow-incomplete", "--fold", "3"]
     assert main([*arguments, *(["--copy"] if copy else [])]) == 0
     files = sorted(target.rglob("*.png"))
-    expected = {f"{official_subset(patient, 3)}/{patient[4]}/{patient}-200-001.png" for patient in PATIENTS}
+    expected = {f"{official_patients()[patient].subsets[3]}/{patient[4]}/{patient}-200-001.png" for patient in PATIENTS}
     assert {path.relative_to(target).as_posix() for path in files} == expected
     for path in files:
         assert path.is_symlink() is not copy
