@@ -5,8 +5,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from breakhis_pl import command_line
-from breakhis_pl.config import TuneConfig
 from breakhis_pl.tuning import tune
+from breakhis_pl.tuning_config import TuneConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="tune")

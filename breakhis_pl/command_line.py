@@ -26,6 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
 
 from breakhis_pl.config import (
@@ -35,7 +36,6 @@ from breakhis_pl.config import (
     PredictConfig,
     SyntheticDataConfig,
     TrainConfig,
-    TuneConfig,
     validate,
 )
 from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated
@@ -44,13 +44,14 @@ from breakhis_pl.run_folder import RESUME_KEYS, RunFolder, check_epochs
 
 log = logging.getLogger(__name__)
 
-PROGRAMS: dict[str, type[Group]] = {
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-    "app": AppConfig,
-    "tune": TuneConfig,
+PROGRAMS = {
+    "train": "breakhis_pl.config.TrainConfig",
+    "evaluate": "breakhis_pl.config.EvaluateConfig",
+    "predict": "breakhis_pl.config.PredictConfig",
+    "app": "breakhis_pl.config.AppConfig",
+    "tune": "breakhis_pl.tuning_config.TuneConfig",
 }
+"""Import path of the configuration of each program."""
 CHDIR_FAULT = "hydra.job.chdir=true: relative paths would change their meaning; drop it"
 
 STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -275,21 +276,21 @@ class RunCallback(Callback):
                     f"--config-name={program}: is not one of {', '.join(PROGRAMS)}; put your keys in "
                     "<folder>/experiment/<name>.yaml and set --config-dir=<folder> experiment=<name>"
                 )
-            typed = load(PROGRAMS[program], config, config.hydra.overrides.task)
+            typed = load(get_class(PROGRAMS[program]), config, config.hydra.overrides.task)
             ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
             # Lightning, torchrun or srun has started this process as another than the first one
             is_further = isinstance(typed, TrainConfig) and typed.trainer.is_distributed and set(ranks) != {"0"}
             if not is_further:
                 check_inputs(typed)
-            self._choose_folder(config, typed, is_further=is_further)
+            self._choose_folder(config, typed, program, is_further=is_further)
         if is_further:
             return
-        if isinstance(typed, TrainConfig) and not isinstance(typed, TuneConfig):
+        if program == "train":
             folder = Path(config.hydra.run.dir)
             RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(folder.as_posix())}"
             sys.stdout.write(f"{typed.model.backbone} to {folder}; importing torch\n")
             sys.stdout.flush()
-        elif isinstance(typed, TuneConfig):
+        elif program == "tune":
             RunCallback.resume_hint = "; the same command resumes the study"
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -359,7 +360,7 @@ class RunCallback(Callback):
             sys.stderr.write(f"{RunCallback.n_failed} runs of {config.hydra.sweep.dir} failed\n")
             raise SystemExit(1)
 
-    def _choose_folder(self, config: DictConfig, typed: Group, *, is_further: bool) -> None:
+    def _choose_folder(self, config: DictConfig, typed: Group, program: str, *, is_further: bool) -> None:
         """Set hydra.run.dir to the folder of the run; refuse one that holds a run already.
 
         A further process of a distributed run takes the folder that the first one has chosen.
@@ -370,7 +371,7 @@ class RunCallback(Callback):
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
             _check_access(typed.resume)
             return
-        if isinstance(typed, TuneConfig | EvaluateConfig | AppConfig):
+        if program in ("tune", "evaluate", "app"):
             return
         is_launched = not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"}.isdisjoint(os.environ)
         if is_launched and is_default and isinstance(typed, TrainConfig) and typed.trainer.is_distributed:

@@ -25,11 +25,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from breakhis_pl.config import Choice, Range, TrainConfig, TuneConfig, flatten, plain, validate
+from breakhis_pl.config import TrainConfig, flatten, plain, validate
 from breakhis_pl.errors import ConfigurationError, RunFolderError, TrainingError, join_truncated
 from breakhis_pl.messages import explain, mask_password
 from breakhis_pl.randomness import derived_seed
 from breakhis_pl.run_folder import RunFolder, atomic_write, write_text
+from breakhis_pl.tuning_config import Choice, Range, TuneConfig
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback

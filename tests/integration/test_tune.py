@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from breakhis_pl import tuning
-from breakhis_pl.config import TrainConfig, TuneConfig
+from breakhis_pl.config import TrainConfig
 from breakhis_pl.data.dataset import Subset
 from breakhis_pl.run_folder import RunFolder
+from breakhis_pl.tuning_config import TuneConfig
 from tests.programs import TINY, Outcome, run_program
 
 pytestmark = pytest.mark.extra("optuna")

@@ -19,9 +19,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from breakhis_pl import tuning
-from breakhis_pl.config import TrainConfig, TuneConfig, plain, validate
+from breakhis_pl.config import TrainConfig, plain, validate
 from breakhis_pl.errors import ConfigurationError, DataError, RunFolderError, TrainingError
 from breakhis_pl.messages import mask_password
+from breakhis_pl.tuning_config import TuneConfig
 from tests.configs import CONF
 
 pytestmark = pytest.mark.extra("optuna")
