@@ -256,7 +256,9 @@ class LinearProbe(Callback):
         with torch.no_grad():
             logits = head(features)
         loss = functional.cross_entropy(logits, targets)
-        pl_module.log("train_loss", loss, on_step=False, on_epoch=True, logger=False)  # replaces that of the steps
+        pl_module.log(  # replaces that of the steps
+            "train_loss", loss, on_step=False, on_epoch=True, logger=False, batch_size=len(targets)
+        )
         pl_module.metrics["train_metrics"].reset()
         pl_module.update_metrics("train", logits, targets)
 
