@@ -166,7 +166,7 @@ def build(predictor: Predictor, train_images: TrainImages | None, *, name: str) 
     try:
         import gradio as gr  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigurationError("app.py: needs the package gradio; run `uv sync --extra all`") from error
+        raise ConfigurationError("app.py: needs the package gradio; run `uv sync --extra app`") from error
 
     def show(pictures: list[Picture], name: str | None, strength: float) -> tuple[Any, ...]:
         """Return overlay, caption and nearest train images of a picture."""
