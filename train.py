@@ -15,9 +15,10 @@ def main(composed: DictConfig) -> None:
     """Run one training."""
     config = command_line.start(TrainConfig, composed)
 
-    from breakhis_pl.train import train  # noqa: PLC0415 - imports torch
+    from breakhis_pl.train import show_batch, train  # noqa: PLC0415 - imports torch
 
-    train(config, Path(HydraConfig.get().runtime.output_dir))
+    run = show_batch if config.trainer.show_batch else train
+    run(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 if __name__ == "__main__":

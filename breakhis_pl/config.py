@@ -379,6 +379,8 @@ class TrainerConfig(Group):
     """Train batches per epoch; null: all."""
     overfit_batches: int = Field(ge=0)
     """Train on the same few batches in every epoch, to debug; 0: off."""
+    show_batch: bool
+    """Write a picture of a train batch as the network receives it, and stop."""
     fast_dev_run: bool
     """Run one train and one evaluation batch, write nothing, to debug."""
     progress_bar: bool

@@ -22,6 +22,7 @@ from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tta import N_VIEWS, ViewAverage
 from breakhis_pl.reporting.checks import Check, run_checks
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
+from breakhis_pl.reporting.index import write_index
 from breakhis_pl.reporting.run_report import SUBTYPE_FILES, Result, write_report, write_results
 from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
@@ -29,6 +30,9 @@ from breakhis_pl.train import make_data
 from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
 
 log = logging.getLogger(__name__)
+
+OUTPUTS = Path("outputs")
+"""Folder whose runs are listed in index.html."""
 
 DEFAULT_SENSITIVITY = 0.95
 """Target of the threshold that is fitted on validation images."""
@@ -205,10 +209,12 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 def report(run: RunFolder) -> None:
-    """Write report.html; log its path and the checks that the run did not pass."""
+    """Write report.html and outputs/index.html; log their paths and the checks that the run did not pass."""
     page, checks = write_report(run.path)
     log_checks(checks)
     log.info("page: %s", page)
+    if OUTPUTS.resolve() in run.path.resolve().parents:
+        log.info("all runs: %s", write_index(OUTPUTS))
 
 
 def log_checks(checks: Iterable[Check]) -> None:

@@ -138,6 +138,17 @@ def make_data(config: TrainConfig, *, device: str, evaluate_on: Sequence[Subset]
     return data
 
 
+def show_batch(config: TrainConfig, folder: Path) -> None:
+    """Write batch.png: the first train batch as the network receives it, augmented, in rows of eight, in 0 to 255."""
+    from torchvision.utils import make_grid, save_image  # noqa: PLC0415 - for this alone
+
+    data = make_data(config, device="cpu", evaluate_on=())
+    images = data.batch(next(iter(data.train_dataloader())), epoch=0).images
+    scale = [torch.tensor(values).view(3, 1, 1) for values in (data.std, data.mean)]
+    save_image(make_grid(images * scale[0] + scale[1], nrow=8, pad_value=1.0).clamp(0, 1), folder / "batch.png")
+    log.info("%s: %d train images", folder / "batch.png", len(images))
+
+
 def make_classifier(config: TrainConfig, data: BreakHisDataModule, *, pretrained: bool) -> Classifier:
     """Build the classifier of a run."""
     classifier = Classifier(

@@ -91,6 +91,7 @@ def write_runs(folder: Path, runs: Sequence[Run], *, lead: str | None = None) ->
     page = render(
         "comparison.html.j2",
         title=title,
+        heading="Comparison of runs",
         lead=sentences,
         checks=checks,
         documentation=documentation_link(folder),

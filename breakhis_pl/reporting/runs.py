@@ -278,7 +278,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 
     Example:
         >>> distinct_names([Path("/runs/a/x"), Path("/runs/b/x")])
-        ['a_x', 'b_x']
+        ['a', 'b']
     """
     full = [path.resolve() for path in paths]
     twice = {str(path) for path in full if full.count(path) > 1}

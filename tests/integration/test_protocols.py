@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.programs import TINY, run_program
 
@@ -104,7 +105,7 @@ def test_tumor_types_are_summed_to_benign_and_malignant(tmp_path: Path, syntheti
     assert predictions["prob_benign"].to_numpy() == pytest.approx(benign.to_numpy(), abs=1e-6)
 
 
-@pytest.mark.parametrize("option", ["fast_dev_run", "overfit"])
+@pytest.mark.parametrize("option", ["batch", "fast_dev_run", "overfit"])
 def test_debug_options_run(tmp_path: Path, synthetic_cache: Path, option: str) -> None:
     arguments = (*TINY, f"debug={option}", f"data.cache_dir={synthetic_cache}", "gallery=0", "data.batch_size=4")
     outcome = run_program("train", *arguments, "hydra.run.dir=run", cwd=tmp_path)
@@ -113,6 +114,9 @@ def test_debug_options_run(tmp_path: Path, synthetic_cache: Path, option: str) -
         assert pd.read_csv(tmp_path / "run" / "history.csv")["train_loss"].iloc[-1] < 0.1
     else:
         assert not (tmp_path / "run" / "run.json").exists()
+    if option == "batch":
+        with Image.open(tmp_path / "run" / "batch.png") as picture:
+            assert len(picture.convert("RGB").getcolors(10_000) or ()) > 100  # four images beside each other
 
 
 def test_ensembles_average_runs(finished_run: Path, tmp_path: Path, synthetic_cache: Path) -> None:
