@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from breakhis_pl.config import DeviceConfig, TrainConfig, validate
 from breakhis_pl.data.dataset import open_dataset
 from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, DataError
+from breakhis_pl.inference.model_card import model_card
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, UInt8Array, open_predictor
-from breakhis_pl.run_folder import RunFolder, RunRecord, atomic_write
+from breakhis_pl.run_folder import RunFolder, RunRecord, atomic_write, write_text
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between torch and ONNX Runtime, relative if the logit is above 1."""
@@ -52,7 +53,7 @@ class ExportedNetwork(nn.Module):
 
 
 def export(run_folder: Path, out: Path, *, checkpoint: str = "auto") -> float:
-    """Write a network as an ONNX file if ONNX Runtime computes the logits that torch computes.
+    """Write a network as an ONNX file, with a model card beside it, if ONNX Runtime computes the logits of torch.
 
     Returns:
         The largest difference of a logit.
@@ -82,6 +83,7 @@ def export(run_folder: Path, out: Path, *, checkpoint: str = "auto") -> float:
         if not difference <= TOLERANCE:  # also if it is not a number
             name = predictor.classifier.config.backbone
             raise CheckpointError(f"{name}: cannot be exported by torch {torch.__version__} ({reason})")
+    write_text(out.with_suffix(".md"), model_card(run_folder, metadata))
     return difference
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import breakhis_pl
 from breakhis_pl.errors import DataError, RunFolderError
+from breakhis_pl.metrics.evaluation import format_estimate
 from tests.conftest import REPOSITORY
 
 NOTEBOOK = REPOSITORY / "notebooks" / "first_look.ipynb"
@@ -69,3 +70,17 @@ def test_the_notebook_runs_from_top_to_bottom(finished_run: Path, tmp_path: Path
     own = f"RUNS = [Path(name) for name in {[str(run) for run in runs]}]"
     first["source"] = re.sub(r"^RUNS = .*$", own, first["source"], flags=re.MULTILINE)
     client.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(REPOSITORY)}}).execute()
+
+
+def test_a_model_card_has_the_results_and_what_to_know_before_using_them(finished_run: Path) -> None:
+    from breakhis_pl.inference.model_card import model_card
+
+    metadata = {
+        **{"backbone": "resnet18", "classes": ["benign", "malignant"], "image_size": 32, "resized": "to a square"},
+        **{"data": "images", "commit": None, "checkpoint_sha256": "0", "notice": "Not a medical device."},
+    }
+    card = model_card(finished_run, metadata)
+    metrics = json.loads((finished_run / "test" / "metrics.json").read_text())
+    assert format_estimate(metrics["weighted_f1"]) in card
+    assert "C02" in card
+    assert "Not a medical device." in card

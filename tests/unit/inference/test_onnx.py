@@ -58,6 +58,7 @@ def test_metadata_hold_what_a_user_of_the_file_needs(exported: Path) -> None:
     assert metadata["mean"] == pytest.approx([0.7, 0.5, 0.6])
     assert metadata["calibration"]["threshold"] == 0.4
     assert "diagnose" in metadata["notice"]
+    assert metadata["checkpoint_sha256"] in (exported / "network.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("difference", [1e-3, np.nan])

@@ -22,7 +22,7 @@ def test_all_runs_are_listed_with_result_date_and_link_the_newest_first(tmp_path
     first, second = page.tables.values()
     assert [row[0] for row in first[1:]] == ["sweeps/a/new", "2026-01-01/old", "failed"]
     assert first[2][2] == "finished"
-    assert first[2][3] == format_estimate(metrics_of(old)["weighted_f1"])
+    assert first[2][3] == format_estimate(metrics_of(old)["weighted_f1"]).replace(" (", "(")
     assert first[2][-1] == "2026-01-01 10:00"
     assert {"2026-01-01/old/report.html", "sweeps/a/comparison.html"} <= set(page.attributes("href"))
     assert [row[0] for row in second[1:]] == ["sweeps/a"]
