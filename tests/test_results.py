@@ -1,4 +1,5 @@
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -29,3 +30,16 @@ def test_published_runs_say_what_they_are(run: Path) -> None:
     assert facts["uncommitted_changes"] is False
     assert facts["data"]["complete"] is False
     assert len(facts["commit"]) == 40
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_figure_that_an_experiment_expects_was_measured(path: Path) -> None:
+    """In results/, in the table of docs/training_options.md, or in the output of the notebook."""
+    header = " ".join(line[1:] for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    expected = re.search(r"weighted F1 (0\.\d+(?: \(0\.\d+ to 0\.\d+\)| ± 0\.\d+)?)", header)
+    assert expected is not None
+    assert f"experiment={path.stem}" in header
+    places = ("results/README.md", "docs/training_options.md", "notebooks/first_look.ipynb")
+    assert any(expected[1] in (REPOSITORY / place).read_text(encoding="utf-8") for place in places)
