@@ -15,7 +15,7 @@ from breakhis_pl.errors import join_truncated
 from breakhis_pl.metrics.registry import METRICS, shown
 from breakhis_pl.reporting.checks import Check, documentation_link, run_checks
 from breakhis_pl.reporting.curves import roc_curve
-from breakhis_pl.reporting.figures import overlay_figure, roc_figure
+from breakhis_pl.reporting.figures import QUANTITIES, overlay_figure, roc_figure
 from breakhis_pl.reporting.pages import (
     Cell,
     Link,
@@ -379,10 +379,12 @@ def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
     """Yield curves and ROC of the first runs together."""
     drawn = [run for run in runs if {"train_loss", "test_loss"} <= set(run.history)][:MAX_DRAWN]
     if len(drawn) > 1:
-        figure = overlay_figure({run.name: run.history for run in drawn}, title="Loss and accuracy", note=_note(drawn))
-        names = ", ".join(run.name for run in drawn)
+        names, histories = ", ".join(run.name for run in drawn), {run.name: run.history for run in drawn}
         caption = f"Dotted lines, crosses: train; solid lines, circles: test.{_first(drawn, runs)}"
-        yield picture_of(figure, alt=f"Loss and accuracy by epoch of {names}."), caption
+        for quantity in QUANTITIES:
+            title = quantity.capitalize()
+            figure = overlay_figure(histories, quantity=quantity, title=title, note=_note(drawn))
+            yield picture_of(figure, alt=f"{title} by epoch of {names}."), caption
     curves = {
         f"{run.name}: {auroc['value']:.3f}": curve
         for run in runs[:MAX_DRAWN]

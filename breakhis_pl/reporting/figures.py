@@ -28,6 +28,9 @@ BLUE, VERMILLION, GREEN, GRAY, BLACK = "#0072B2", "#D55E00", "#009E73", "#666666
 COLORS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", BLACK, "#8A8A00")
 """Colors of runs that are drawn together."""
 
+QUANTITIES = ("loss", "accuracy")
+"""What is drawn over the epochs."""
+
 FEW_IMAGES = 10
 """Below it, one image moves the fraction of a bin by more than ten points."""
 
@@ -92,7 +95,12 @@ def new_figure(*, width: float, height: float, title: str, note: str | None) -> 
 
 
 def curves_figure(
-    history: pd.DataFrame, *, title: str, note: str | None = None, selected_epoch: int | None = None
+    history: pd.DataFrame,
+    *,
+    title: str,
+    note: str | None = None,
+    selected_epoch: int | None = None,
+    quantities: Sequence[str] = QUANTITIES,
 ) -> Figure:
     """Draw loss and accuracy over the epochs, a curve for each subset.
 
@@ -101,11 +109,11 @@ def curves_figure(
         title: Title.
         note: Warning about the data.
         selected_epoch: Epoch that validation selected; it is marked.
+        quantities: "loss", "accuracy", or both beside each other.
     """
-    figure = new_figure(width=9.0, height=3.6, title=title, note=note)
-    for axes, quantity, scale, form in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("{:.3f}", "{:.1f}%"), strict=True
-    ):
+    figure = new_figure(width=4.5 * len(quantities) + 0.2, height=3.6, title=title, note=note)
+    for axes, quantity in zip(figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True):
+        scale, form = (1, "{:.3f}") if quantity == "loss" else (100, "{:.1f}%")
         curves = {
             subset: scale * history[f"{subset}_{quantity}"]
             for subset in SUBSET_STYLES
@@ -135,35 +143,36 @@ def curves_figure(
     return figure
 
 
-def overlay_figure(histories: Mapping[str, pd.DataFrame], *, title: str, note: str | None = None) -> Figure:
-    """Draw loss and accuracy of several runs: train dotted, test solid.
+def overlay_figure(
+    histories: Mapping[str, pd.DataFrame], *, quantity: str, title: str, note: str | None = None
+) -> Figure:
+    """Draw loss or accuracy of several runs: train dotted, test solid.
 
     Args:
         histories: Rows of history.csv by name of the run.
+        quantity: "loss" or "accuracy".
         title: Title.
         note: Warning about the data.
     """
-    height = 0.2 * len(histories)
-    figure = new_figure(width=9.0, height=3.6 + height, title=title, note=note)
-    plots = figure.subplot_mosaic([["loss", "accuracy"], ["legend"] * 2], height_ratios=(3.6, height))
-    for quantity, scale in (("loss", 1), ("accuracy", 100)):
-        axes = plots[quantity]
-        for (name, history), color in zip(histories.items(), COLORS * len(histories), strict=False):
-            for subset, dashes, marker in (("train", ":", "x"), ("test", "-", "o")):
-                label = _plain(name) if subset == "test" else None
-                axes.plot(
-                    history["epoch"],
-                    scale * history[f"{subset}_{quantity}"],
-                    color=color,
-                    linestyle=dashes,
-                    marker=marker if len(history) < 16 else "",
-                    markersize=4,
-                    label=label,
-                )
-        _format_epochs(axes, pd.concat([history["epoch"] for history in histories.values()]))
-        columns = [f"{subset}_{quantity}" for subset in ("train", "test")]
-        _set_limits(axes, quantity, (scale * h[column] for h in histories.values() for column in columns))
-    _draw_legend(plots["legend"], plots["loss"])
+    height, scale = 0.2 * len(histories), 1 if quantity == "loss" else 100
+    figure = new_figure(width=5.2, height=3.6 + height, title=title, note=note)
+    axes, legend = figure.subplots(2, 1, height_ratios=(3.6, height))
+    for (name, history), color in zip(histories.items(), COLORS * len(histories), strict=False):
+        for subset, dashes, marker in (("train", ":", "x"), ("test", "-", "o")):
+            label = _plain(name) if subset == "test" else None
+            axes.plot(
+                history["epoch"],
+                scale * history[f"{subset}_{quantity}"],
+                color=color,
+                linestyle=dashes,
+                marker=marker if len(history) < 16 else "",
+                markersize=4,
+                label=label,
+            )
+    _format_epochs(axes, pd.concat([history["epoch"] for history in histories.values()]))
+    columns = [f"{subset}_{quantity}" for subset in ("train", "test")]
+    _set_limits(axes, quantity, (scale * h[column] for h in histories.values() for column in columns))
+    _draw_legend(legend, axes)
     return figure
 
 

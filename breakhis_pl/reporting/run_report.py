@@ -22,6 +22,7 @@ from breakhis_pl.metrics.registry import MAIN_METRIC, METRICS, shown
 from breakhis_pl.reporting.checks import Check, documentation_link, run_checks
 from breakhis_pl.reporting.curves import Curve, precision_recall_curve, reliability_bins, roc_curve
 from breakhis_pl.reporting.figures import (
+    QUANTITIES,
     confusion_matrix_figure,
     curves_figure,
     figure_pixels,
@@ -135,7 +136,7 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
         magnifications=_magnification_table(metrics),
         published=published_table([run]) if run.is_on_otto2022_split else None,
         published_sentence=" ".join(published_sentences([run])),
-        curves=_history_picture(run, f"Curves: {title}"),
+        curves=_history_pictures(run, title),
         history_sentence=_history_sentence(run),
         figures=list(_ranking_pictures(run, predictions, metrics, title)),
         calibration=_calibration_table(metrics),
@@ -327,14 +328,23 @@ def published_sentences(runs: Sequence[Run]) -> list[str]:
     return sentences
 
 
-def _history_picture(run: Run, title: str) -> Picture | None:
+def _history_pictures(run: Run, title: str) -> list[Picture] | None:
+    """Draw loss and accuracy, a picture each, so that they stand below each other on narrow screens."""
     if run.history.empty:
         return None
-    figure = curves_figure(run.history, title=title, note=run.note, selected_epoch=run.selected_epoch)
-    row = run.final_row
-    last = [f"{name} {row[name]:.3f}" for name in row if name.endswith(("_loss", "_accuracy"))]
-    alt = f"Loss and accuracy over {len(run.history)} epochs; in the evaluated one: {', '.join(last)}."
-    return picture_of(figure, alt=alt.replace("_", " "))
+    pictures, row = [], run.final_row
+    for quantity in QUANTITIES:
+        figure = curves_figure(
+            run.history,
+            title=f"{quantity.capitalize()}: {title}",
+            note=run.note,
+            selected_epoch=run.selected_epoch,
+            quantities=(quantity,),
+        )
+        last = [f"{name} {row[name]:.3f}" for name in row if name.endswith(f"_{quantity}")]
+        alt = f"{quantity.capitalize()} over {len(run.history)} epochs; in the evaluated one: {', '.join(last)}."
+        pictures.append(picture_of(figure, alt=alt.replace("_", " ")))
+    return pictures
 
 
 def _history_sentence(run: Run) -> str:

@@ -35,7 +35,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "curves of NaN alone": lambda: figures.curves_figure(
         HISTORY[["epoch"]].assign(train_loss=np.nan, train_accuracy=np.nan), title=TITLE
     ),
-    "overlay": lambda: figures.overlay_figure({rf"run $\unknown{n}$": HISTORY[: n + 1] for n in range(9)}, title=TITLE),
+    "loss alone": lambda: figures.curves_figure(HISTORY, title=TITLE, quantities=("loss",)),
+    "overlay": lambda: figures.overlay_figure(
+        {rf"run $\unknown{n}$": HISTORY[: n + 1] for n in range(9)}, quantity="loss", title=TITLE
+    ),
     "confusion matrix": lambda: figures.confusion_matrix_figure(COUNTS, ("a", "b"), title=TITLE, note="note " * 40),
     "confusion matrix of an empty class": lambda: figures.confusion_matrix_figure(
         [[0, 0], [1, 4]], ("a", "b"), title=TITLE

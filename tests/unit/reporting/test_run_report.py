@@ -55,7 +55,7 @@ def test_the_page_is_well_formed_and_its_contents_lead_to_the_sections(page: Par
     for rows in page.tables.values():
         assert len({len(row) for row in rows}) == 1
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 5 + 1 + page.tags["input"]  # figures, tumor types, gallery
+    assert len(images) == 6 + 1 + page.tags["input"]  # figures, tumor types, gallery
     assert page.tags["input"] == 24
     assert all({"width", "height", "alt"} <= set(attributes) for attributes in images)
 
