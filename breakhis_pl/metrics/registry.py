@@ -167,7 +167,7 @@ _ENTRIES = (
     Metric(
         "auroc",
         "AUROC",
-        "probability that a positive image is ranked above a negative one",
+        "probability that an image of a class is ranked above one of another class",
         formulas.auroc,
         chance=0.5,
         basis="classes",

@@ -115,12 +115,12 @@ def _failed_checks_of_predictions(
         yield "C05", "Shared cases across subsets", _shared_cases(metrics, n_images)
     counts = {name: metrics["per_class"][name]["n_cases"] for name in predictions.classes}
     unit = "image" if run.are_independent else "case"
-    few = [f"{n or 'no'} {name} {unit}{'' if n == 1 else 's'}" for name, n in counts.items() if n < FEW_CASES]
+    few = [f"{n or 'no'} {name}" for name, n in counts.items() if n < FEW_CASES]
     if few:
         yield (
             "C06",
             "Few cases",
-            f"there are only {', '.join(few)} among the {subset} images; the intervals are wide and uncertain.",
+            f"{unit}s among the {subset} images: {', '.join(few)}; the intervals are wide and uncertain.",
         )
     support = np.bincount(predictions.target, minlength=predictions.n_classes)
     if predictions.n_classes == 2 and 0 < support.min() < IMBALANCE * n_images:
