@@ -1,4 +1,4 @@
-"""`python -m breakhis_pl.doctor`: what works on this machine, and the lines that belong in a bug report."""
+"""`python -m breakhis_pl.doctor`: Show what works on this machine; paste it into a bug report."""
 
 import argparse
 import platform

@@ -212,7 +212,7 @@ def report(run: RunFolder) -> None:
     """Write report.html and outputs/index.html; log their paths and the checks that the run did not pass."""
     page, checks = write_report(run.path)
     log_checks(checks)
-    log.info("page: %s", page)
+    log.info("report: %s", page)
     if OUTPUTS.resolve() in run.path.resolve().parents:
         log.info("all runs: %s", write_index(OUTPUTS))
 
@@ -224,7 +224,7 @@ def log_checks(checks: Iterable[Check]) -> None:
 
 
 def moved(stored: dict[str, Any], now: EvaluateDataConfig) -> dict[str, Any]:
-    """Return a run's configuration with the folders and the batch size that a program is given."""
+    """Return a run's configuration with a program's folders and batch size."""
     given = {name: value for name, value in now if value is not None}
     if "batch_size" in given:
         given["eval_batch_size"] = given.pop("batch_size")

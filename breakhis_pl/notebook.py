@@ -87,7 +87,7 @@ class FinishedRun:
 
         Args:
             picture: Its path.
-            class_name: Class whose support is shown; None: the predicted one.
+            class_name: Class to explain; None: the predicted one.
 
         Returns:
             The picture as the network receives it, uint8 (size, size, 3), and the map, float32 (size, size) in [0, 1].

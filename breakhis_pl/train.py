@@ -1,4 +1,4 @@
-"""The story of a run: data, network, trainer, fit, evaluation, page."""
+"""The steps of a run: data, network, trainer, fit, evaluation, page."""
 
 import gc
 import logging

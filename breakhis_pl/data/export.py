@@ -1,4 +1,4 @@
-"""`python -m breakhis_pl.data.export`: a split as folders train/B, train/M, test/B, test/M, or as a CSV table."""
+"""`python -m breakhis_pl.data.export`: Export a split as folders {train,test}/{B,M}, or as a CSV table."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--root", type=Path, default=Path("data"), help="folder with the images (default: data)")
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--to", type=Path, help="folder to write; must not exist, and be outside of --root")
+    target.add_argument("--to", type=Path, help="new folder to write, outside of --root")
     target.add_argument("--table", type=Path, help="CSV table to write, for data=table; must not exist")
     add("--split", choices=("official", "ratio"), default="official", help="authors' fold, or random split by case")
     add("--fold", type=int, choices=FOLDS, default=2, help="for --split official (default: 2)")

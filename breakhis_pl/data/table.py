@@ -77,7 +77,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read the known columns of a table as text without spaces around it; the index is the number of the line.
 
     Raises:
-        DataError: If it is no CSV table in UTF-8, or has no rows, or a column is missing or there twice.
+        DataError: If it is not a UTF-8 CSV table, has no rows, or a column is missing or duplicated.
     """
     if not path.is_file():
         raise DataError(f"data.table={path}: is not a file; set it to a CSV table with the columns image and label")

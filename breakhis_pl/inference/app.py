@@ -1,4 +1,4 @@
-"""A page in the browser on which pictures are predicted; it needs no network, and is for this machine unless asked."""
+"""Browser page that predicts pictures; works offline, and on this machine only unless `host` is set."""
 
 import io
 import logging
@@ -92,7 +92,7 @@ def predict_files(predictor: Predictor, paths: list[str]) -> tuple[list[Picture]
     """Predict pictures.
 
     Returns:
-        Those that can be read, and a table of all in HTML; of the others, it has the reason.
+        Readable pictures; an HTML table of all, with the reason for unreadable ones.
     """
     decoded = [predictor.decode(Path(path)) for path in paths]
     pictures = [each for each in decoded if isinstance(each, Picture)]

@@ -1,4 +1,4 @@
-"""The metrics. To add one, add an entry to `METRICS`: it gets an interval, and appears wherever `shown` says.
+"""The metrics. To add one, add it to `_ENTRIES`: it gets an interval, and appears wherever `shown` says.
 
 Metric("kappa", "Cohen's kappa", "agreement beyond chance", kappa, range=(-1, 1), chance=0, basis="classes")
 """
@@ -108,10 +108,10 @@ class Metric:
                 return table.n_cases
 
     def n_effective_cases(self, table: CaseTable, index: int = 0) -> float:
-        """Return the number of cases that the precision of the value is judged by.
+        """Return the effective number of cases, which determines the precision of the value.
 
-        What weighs every class the same is as precise as from n_classes^2 / sum(1 / cases of the class) cases: all of
-        them if the classes have equally many, else fewer.
+        For metrics that weigh classes equally, it is n_classes^2 / sum(1 / cases of the class): all cases if the
+        classes have equally many, else fewer.
 
         Source:
             Willer, Li and Abecasis 2010, doi:10.1093/bioinformatics/btq340, for cases and controls.

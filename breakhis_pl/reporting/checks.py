@@ -128,7 +128,7 @@ def _failed_checks_of_predictions(
         yield (
             "C09",
             "Class imbalance",
-            f"{support.min():,} of {n_images:,} {subset} images are {rarest}; predicting every image as {other} has an "
+            f"{support.min():,} of {n_images:,} {subset} images are {rarest}; always predicting {other} has an "
             f"accuracy of {support.max() / n_images:.3f}.",
         )
     error = metrics["ece"]
@@ -141,7 +141,7 @@ def _failed_checks_of_predictions(
     patients = np.unique(predictions.patient)
     wrong = [name for name in patients if not predictions.correct[predictions.patient == name].any()]
     if wrong and run.one_class is None and not run.are_independent:
-        yield "C11", "A patient all wrong", f"all images are predicted wrongly of {join_truncated(wrong, limit=3)}."
+        yield "C11", "A patient all wrong", f"all images of {join_truncated(wrong, limit=3)} are predicted wrongly."
     n_other = int((predictions.predicted != predictions.probabilities.argmax(axis=1)).sum())
     if n_other:
         yield (
@@ -157,7 +157,7 @@ def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[t
         yield (
             "C07",
             "No validation set",
-            "no epoch was selected and nothing calibrated: the last epoch is evaluated, with a threshold of 0.5.",
+            "no epoch selection or calibration: the last epoch is evaluated, with a threshold of 0.5.",
         )
     if run.overfitting is not None and run.overfitting > OVERFITTING and run.one_class is None:
         row = run.final_row
@@ -180,9 +180,9 @@ def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[t
 def _shared_cases(metrics: Mapping[str, Any], n_images: int) -> str:
     without = metrics["without_shared_cases"]
     if without is None:
-        return f"all {n_images:,} test images are of a case that also has images in train or validation."
+        return f"all {n_images:,} test images share a case with train or validation images."
     return (
-        f"{n_images - without['n_images']:,} of {n_images:,} test images are of a case that also has images in train "
-        "or validation; the network may have seen the same person. Without them: weighted F1 "
+        f"{n_images - without['n_images']:,} of {n_images:,} test images share a case with train or validation "
+        "images; the network may have seen the same person. Without them: weighted F1 "
         f"{format_estimate(without['weighted_f1'])}, AUROC {format_estimate(without['auroc'])}."
     )
