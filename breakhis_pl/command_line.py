@@ -288,7 +288,7 @@ class RunCallback(Callback):
         if program == "train":
             folder = Path(config.hydra.run.dir)
             RunCallback.resume_hint = f"; resume with: uv run train.py resume={shlex.quote(folder.as_posix())}"
-            sys.stdout.write(f"{typed.model.backbone} to {folder}; importing torch\n")
+            sys.stdout.write(f"{typed.model.backbone} in {folder}; importing torch\n")
             sys.stdout.flush()
         elif program == "tune":
             RunCallback.resume_hint = "; the same command resumes the study"
@@ -330,7 +330,7 @@ class RunCallback(Callback):
             arguments = [argument for argument in sys.argv[1:] if _key(argument) != "hydra.sweep.dir"]
             command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
             RunCallback.resume_hint = f"; resume with: uv run {command}"
-        sys.stdout.write(f"{len(jobs)} runs, to {sweep}; importing torch\n")
+        sys.stdout.write(f"{len(jobs)} runs in {sweep}; importing torch\n")
         sys.stdout.flush()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:

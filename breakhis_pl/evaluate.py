@@ -146,7 +146,7 @@ def load_classifier(
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Evaluate a checkpoint of a run into the run's folder.
+    """Evaluate a checkpoint and write to its run folder.
 
     Args:
         config: The configuration, with `run`.

@@ -55,7 +55,7 @@ class FinishedRun:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The network with what it needs for pictures, on the GPU if there is one."""
+        """The network with its preprocessing, on the GPU if there is one."""
         return open_predictor(
             self.folder, checkpoint="auto", trainer=DeviceConfig(accelerator="auto", precision="auto")
         )

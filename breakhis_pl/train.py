@@ -99,7 +99,7 @@ def train(
 
 
 def is_finished(record: RunRecord, config: TrainConfig, run: RunFolder) -> bool:
-    """Whether the run in a folder has all the epochs that the configuration asks for, its results and its page.
+    """Whether the run in a folder has all configured epochs, its results and its page.
 
     Raises:
         RunFolderError: If it is another run.
@@ -213,7 +213,7 @@ def make_record(
 
 
 def describe(record: RunRecord, config: TrainConfig, data: BreakHisDataModule) -> None:
-    """Log what is about to be trained, in three or four lines."""
+    """Log a summary before training, in two or three lines."""
     if data.dataset.note is not None:
         log.warning("%s", data.dataset.note)
     counts = "; ".join(

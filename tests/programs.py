@@ -88,6 +88,8 @@ def process_state_kept() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     numbers = (signal.SIGINT, *(getattr(signal, name) for name in command_line.STOP_SIGNALS))
     signals = [(number, signal.getsignal(number)) for number in numbers]
+    path = sys.path[:]
+    GlobalHydra.instance().clear()  # other tests of the process may have used it
     try:
         yield
     finally:
@@ -96,6 +98,7 @@ def process_state_kept() -> Iterator[None]:
                 handler.close()
         root.handlers, root.level = handlers, level
         sys.argv, sys.excepthook, logging.raiseExceptions = argv, hook, raises
+        sys.path[:] = path
         os.environ.clear()
         os.environ.update(environment)
         for number, handler in signals:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="for --split ratio (default: 0)")
     add("--magnification", type=int, nargs="+", choices=MAGNIFICATIONS, default=[200], help="default: 200")
     add("--copy", action="store_true", help="copy the files (default: symbolic links)")
-    add("--allow-incomplete", action="store_true", help="use what is there (default: all published images)")
+    add("--allow-incomplete", action="store_true", help="accept missing images (default: require all)")
     options = parser.parse_args(argv)
     if not 0 < options.test_fraction < 1:
         parser.error(f"--test-fraction {options.test_fraction}: must be between 0 and 1")

@@ -74,7 +74,7 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read the known columns of a table as text without spaces around it; the index is the number of the line.
+    """Read the known columns of a table as stripped text, indexed by line number.
 
     Raises:
         DataError: If it is not a UTF-8 CSV table, has no rows, or a column is missing or duplicated.
@@ -96,7 +96,7 @@ def read_table(path: Path) -> pd.DataFrame:
     faults = [
         f"line 1: column {name} is missing; there is {', '.join(names)}" for name in REQUIRED if name not in names
     ]
-    faults += [f"line 1: column {name} is there twice" for name in (*REQUIRED, *OPTIONAL) if names.count(name) > 1]
+    faults += [f"line 1: column {name} is repeated" for name in (*REQUIRED, *OPTIONAL) if names.count(name) > 1]
     if table.empty:
         faults.append("has no rows; write one per image")
     if faults:
@@ -113,7 +113,7 @@ def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterato
     first = root / missing.iloc[0] if len(missing) else ""
     yield from _at(missing.index, f"no file {first}; correct the path, or set data.root")
     is_repeated = named.map(os.path.normpath).duplicated()
-    yield from _at(named.index[is_repeated], "image is on an earlier line, too")
+    yield from _at(named.index[is_repeated], "image repeats an earlier line")
     classes = sorted(set(table["label"]) - {""})
     if len(classes) < 2:
         yield f"column label is {join_truncated(classes)} on all lines; there must be two classes or more"

@@ -114,7 +114,7 @@ def predict_files(predictor: Predictor, paths: list[str]) -> tuple[list[Picture]
 
 
 def to_html(rows: Sequence[Sequence[str]]) -> Markup:
-    """Write rows as a table in which nothing is markup."""
+    """Format rows as an HTML table with escaped cells."""
     lines = [Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row) for row in rows]
     body = Markup("").join(Markup("<tr>{}</tr>").format(line) for line in lines)
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in COLUMNS)

@@ -31,8 +31,8 @@ class Metric:
         per_class: Whether it has a value for each class; its keys end in the name of the class.
         range: Lowest and highest value.
         chance: Value of decisions by chance; a number, or a function of the cases. None: 1 / n_classes.
-        basis: Cases that its interval rests on. "cases": all; "classes": every class weighs the same, so the class with
-            the fewest; "class": those of the class, for `per_class`; "prediction": those predicted as the class;
+        basis: Cases that its interval rests on. "cases": all; "classes": those of the class with fewest, as all
+            weigh the same; "class": those of the class, for `per_class`; "prediction": those predicted as the class;
             "positive" and "negative": those of one of two classes.
         uses_all_cases: Whether images of other classes change the value too, for metrics of a class.
         interval: "logit" and "log": scale of the t interval; "wilson": a fraction of independent cases; "unbiased":
@@ -66,8 +66,8 @@ class Metric:
     def values(self, draws: Draws) -> FloatArray:
         """Return the values of all draws, NaN where a draw does not define it.
 
-        A mean over classes needs an image of every class of the table, a metric of a class an image of it; precision
-        needs an image that is predicted as the class.
+        A mean over classes needs an image of every class of the table, and a per-class metric needs one of its class;
+        precision needs one predicted as the class.
         """
         values = self.formula(draws)
         match self.basis:

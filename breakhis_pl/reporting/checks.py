@@ -174,7 +174,7 @@ def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[t
         differing = set(split["image"][split["subset"] == "test"]) ^ set(predictions.image)
         if differing:
             names = join_truncated(sorted(differing), limit=3)
-            yield "C14", "Not the images of the run", f"only in predictions.csv or only among its test images: {names}."
+            yield "C14", "Not the images of the run", f"in only one of predictions.csv and split.csv (test): {names}."
 
 
 def _shared_cases(metrics: Mapping[str, Any], n_images: int) -> str:

@@ -1,4 +1,4 @@
-"""Pairs of runs, and of configurations over folds, on the same test images: differences, tests, what they show."""
+"""Paired differences and tests of runs, and of configurations over folds, on the same test images."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from breakhis_pl.reporting.repeats import Repeats
 from breakhis_pl.reporting.runs import Run
 
 MAX_RUNS_IN_PAIRS = 8
-"""Of more runs on the same images, each is compared with the first one only."""
+"""Runs on the same images above which each is compared only with the first."""
 
 MAX_CONCLUSIONS = 10
 """Sentences on pairs; more pairs are counted."""
@@ -61,7 +61,7 @@ class Pair:
 
 
 def compare_runs(runs: Sequence[Run]) -> list[Pair]:
-    """Compare every two runs with the same test images; runs of different folds make no pair.
+    """Compare every two runs with the same test images; different folds are not paired.
 
     Of more than `MAX_RUNS_IN_PAIRS` runs on the same images, each is compared with the first one. A network that
     predicts one class is not compared.
@@ -164,7 +164,7 @@ def _correct(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def conclusions(pairs: Sequence[Pair]) -> list[str]:
-    """State what the main metric shows, a sentence per pair; of many pairs, differences first, the others counted."""
+    """Return a sentence on the main metric per pair; for many pairs, counts and the significant differences only."""
     n_tests = sum(MAIN_METRIC in pair.p_holm for pair in pairs)
     ordered = sorted(pairs, key=lambda pair: not pair.is_shown) if len(pairs) > MAX_CONCLUSIONS else pairs
     texts = [_conclusion(pair, n_tests) for pair in ordered]
