@@ -106,8 +106,8 @@ def _failed_checks_of_predictions(
         yield (
             "C01",
             "One class only" if n_predicted == n_images else "Almost one class only",
-            f"{n} {n_images:,} {subset} images are predicted as {run.one_class}; {n_true:,} are {run.one_class}. At "
-            "the threshold used, the network does not separate the classes: its accuracy only reflects their sizes.",
+            f"{n} {n_images:,} {subset} images are predicted as {run.one_class}; {n_true:,} are {run.one_class}. The "
+            "predictions do not separate the classes: accuracy only reflects their sizes.",
         )
     if run.are_independent:
         yield "C15", "Images taken as independent", "no patient or case is known; intervals may be too narrow."
