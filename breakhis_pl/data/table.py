@@ -21,6 +21,9 @@ REQUIRED = ("image", "label")
 OPTIONAL = ("patient", "case", "split", "fold", "magnification", "weight")
 SUBSETS = [subset.value for subset in Subset]
 
+MISSPELLED = {"subset": "split", "class": "label", "target": "label", "file": "image", "path": "image"}
+"""Names of columns that are easily mistaken for ours; they are not ignored."""
+
 MAX_FAULTS = 20
 """Largest number of faults in a message."""
 
@@ -97,6 +100,13 @@ def read_table(path: Path) -> pd.DataFrame:
         f"line 1: column {name} is missing; there is {', '.join(names)}" for name in REQUIRED if name not in names
     ]
     faults += [f"line 1: column {name} is repeated" for name in (*REQUIRED, *OPTIONAL) if names.count(name) > 1]
+    known = {*REQUIRED, *OPTIONAL}
+    near = {name: MISSPELLED.get(word := name.lower().removesuffix("_id"), word) for name in names if name not in known}
+    faults += [
+        f"line 1: column {name}: is it {meant}? rename it"
+        for name, meant in near.items()
+        if meant in known.difference(names)
+    ]
     if table.empty:
         faults.append("has no rows; write one per image")
     if faults:
@@ -112,7 +122,8 @@ def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterato
     missing = named[[not os.path.isfile(os.path.join(root, path)) for path in named]]  # noqa: PTH113, PTH118 - five times faster
     first = root / missing.iloc[0] if len(missing) else ""
     yield from _at(missing.index, f"no file {first}; correct the path, or set data.root")
-    is_repeated = named.map(os.path.normpath).duplicated()
+    places = named.map(lambda path: os.path.normpath(os.path.join(root, path)))  # noqa: PTH118 - five times faster
+    is_repeated = places.duplicated()
     yield from _at(named.index[is_repeated], "image repeats an earlier line")
     classes = sorted(set(table["label"]) - {""})
     if len(classes) < 2:

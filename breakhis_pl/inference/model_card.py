@@ -51,7 +51,6 @@ def model_card(run_folder: Path, metadata: Mapping[str, Any]) -> str:
     blocks += ["## Results", table_to_markdown(table), "## What to know before using it"]
     blocks.append("\n".join(f"- {to_markdown(check)}" for check in run_checks(run)) or "All checks are passed.")
     blocks.append(
-        "Images of other scanners, stains, magnifications or organs may be predicted wrongly with high confidence; "
-        "predict.py flags images that are unlike the train images."
+        "Images of other scanners, stains, magnifications or organs may be predicted wrongly with high confidence."
     )
     return "\n\n".join(blocks) + "\n"

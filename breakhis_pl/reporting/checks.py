@@ -157,7 +157,7 @@ def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[t
         yield (
             "C07",
             "No validation set",
-            "no epoch selection or calibration: the last epoch is evaluated, with a threshold of 0.5.",
+            "no epoch selection or calibration: the last epoch is evaluated.",
         )
     if run.overfitting is not None and run.overfitting > OVERFITTING and run.one_class is None:
         row = run.final_row

@@ -107,9 +107,13 @@ def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
 
 
 def _one_class(runs: Sequence[Run]) -> str | None:
-    names = [f"{run.name} predicts only {run.one_class}" for run in runs if run.one_class is not None]
+    names = []
+    for run in runs:
+        if run.one_class is not None and run.predictions is not None:
+            almost = "" if len(np.unique(run.predictions.predicted)) == 1 else "almost "
+            names.append(f"{run.name} predicts {almost}only {run.one_class}")
     if len(runs) > 2 and names:
-        return f"no conclusion: {len(names)} of {len(runs)} networks predict one class only"
+        return f"no conclusion: {len(names)} of {len(runs)} networks predict one class only, or almost"
     return f"no conclusion: {' and '.join(names)}" if names else None
 
 

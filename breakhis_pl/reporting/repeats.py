@@ -102,7 +102,7 @@ class Repeats:
         n_one_class = sum(run.one_class is not None for run in self.runs)
         remarks = [
             f"{n_splits} splits" if n_splits > max(1, len(self.folds)) else "",
-            f"{n_one_class} of {len(self.runs)} runs predict one class" if n_one_class else "",
+            f"{n_one_class} of {len(self.runs)} runs predict one class, or almost" if n_one_class else "",
         ]
         return "".join(f"; {each}" for each in remarks if each)
 

@@ -431,15 +431,20 @@ def _calibration_sentence(metrics: Mapping[str, Any]) -> str:
 
 def _patients(predictions: Predictions, shared: frozenset[str]) -> Table:
     """Build the table of patients, the lowest fraction of correct images first."""
+    is_binary = predictions.n_classes == 2
     rows = predictions.to_frame().assign(
-        correct=predictions.correct, positive=predictions.prob_positive, shared=np.isin(predictions.image, list(shared))
+        correct=predictions.correct,
+        probability=predictions.prob_positive
+        if is_binary
+        else predictions.probabilities[np.arange(len(predictions)), predictions.target],
+        shared=np.isin(predictions.image, list(shared)),
     )
     has_types = predictions.classes == CLASS_NAMES
     by_patient = rows.groupby(["patient", "target"], as_index=False).agg(
         n_images=("image", "size"),
         n_correct=("correct", "sum"),
         fraction=("correct", "mean"),
-        positive=("positive", "mean"),
+        probability=("probability", "mean"),
         is_shared=("shared", "any"),
     )
     cells: list[list[Cell]] = [
@@ -448,12 +453,12 @@ def _patients(predictions: Predictions, shared: frozenset[str]) -> Table:
             f"{row.target}, {SUBTYPES[code].name}" if has_types and (code := tumor_type(row.patient)) else row.target,
             {"value": row.fraction, "ci95": None, "bar": True},
             f"{row.n_correct} of {row.n_images}",
-            f"{row.positive:.3f}",
+            f"{row.probability:.3f}",
             "yes" if row.is_shared else "no",
         ]
         for row in by_patient.sort_values(["fraction", "patient"]).itertuples()
     ]
-    mean = f"Mean probability of {predictions.classes[-1]}"
+    mean = f"Mean probability of {predictions.classes[-1] if is_binary else 'the true class'}"
     headings = ["Patient", "Class", "Fraction correct", "Images correct", mean, "Case in train or validation"]
     return Table("Patients, the lowest fraction of correct images first", headings, cells, texts={"Class"})
 

@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 from tests.programs import TINY, run_program
 
 PAGE = (REPOSITORY / "docs" / "yours.md").read_text(encoding="utf-8")
-FILES = dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
+FILES = dict(re.findall(r"`(\S+)`:\n\n```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL))
 
 
 def test_the_files_of_the_page_train_a_network_and_evaluate_it(

@@ -110,6 +110,7 @@ def changed(**columns: Mapping[int, str]) -> pd.DataFrame:
 FAULTS: dict[str, tuple[pd.DataFrame, list[str], str]] = {
     "missing column": (ROWS.drop(columns="label"), [], "line 1.*label"),
     "column twice": (pd.concat([ROWS, ROWS["label"]], axis=1), [], "line 1.*label"),
+    "misspelled column": (ROWS.rename(columns={"patient": "Patient_ID", "split": "subset"}), [], "Patient_ID.*subset"),
     "no rows": (ROWS[:0], [], "rows"),
     "empty cell": (changed(label={4: ""}), [], "line 6.*label"),
     "unknown file": (ROWS, ["7.png"], "line 9.*7.png"),
@@ -130,6 +131,11 @@ def test_a_fault_of_a_table_is_named_with_file_and_line(write_table: Write, faul
     table, missing, expected = FAULTS[fault]
     with pytest.raises(DataError, match=f"(?s)images.csv.*{expected}"):
         open_table(*write_table(table, *missing))
+
+
+def test_a_relative_and_an_absolute_path_of_one_picture_are_a_duplicate(write_table: Write, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 6"):
+        open_table(*write_table(changed(image={4: str(tmp_path / "0.png")})))
 
 
 @pytest.mark.parametrize("key", ["fold=9", "positive=a", "magnification=40", "split=official"])
