@@ -81,7 +81,7 @@ def prepare() -> None:
     RunCallback.show_tracebacks = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of printing
     sys.path.append(str(Path.cwd()))  # parts of the user's own, by import path
-    logging.raiseExceptions = False  # a run goes on if its terminal or pipe is gone or the disk of train.log full
+    logging.raiseExceptions = False  # continue if the terminal is closed, or the disk of train.log is full
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by a service, or pythonw
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
