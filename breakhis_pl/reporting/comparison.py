@@ -36,14 +36,12 @@ from breakhis_pl.reporting.pairs import (
     group_by_images,
     pair_table,
 )
+from breakhis_pl.reporting.published import metric_title, published_sentences, published_table
 from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
 from breakhis_pl.reporting.repeats import Repeats, Spread, repeats, with_names
 from breakhis_pl.reporting.run_report import (
     cases_text,
     images_text,
-    metric_title,
-    published_sentences,
-    published_table,
     split_text,
 )
 from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run, shorten

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +14,11 @@ import pandas as pd
 
 from breakhis_pl.config import flatten
 from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES, tumor_type
-from breakhis_pl.errors import RunFolderError, join_truncated
+from breakhis_pl.errors import RunFolderError
 from breakhis_pl.metrics.calibration import TEMPERATURES
 from breakhis_pl.metrics.evaluation import METRICS_JSON, evaluate_table, format_estimate, write_metrics
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, shared_case_images, write_predictions
-from breakhis_pl.metrics.registry import MAIN_METRIC, METRICS, shown
+from breakhis_pl.metrics.registry import METRICS, shown
 from breakhis_pl.reporting.checks import Check, documentation_link, run_checks
 from breakhis_pl.reporting.curves import Curve, precision_recall_curve, reliability_bins, roc_curve
 from breakhis_pl.reporting.figures import (
@@ -33,7 +33,7 @@ from breakhis_pl.reporting.figures import (
 )
 from breakhis_pl.reporting.gallery import CORRECT, HARD_PATIENT, MISTAKE, GalleryEntry, read_gallery
 from breakhis_pl.reporting.pages import Cell, Picture, Table, data_uri, picture_of, render, three_digits
-from breakhis_pl.reporting.reference_results import N_TEST_IMAGES, OTTO2022, PUBLISHED
+from breakhis_pl.reporting.published import published_sentences, published_table
 from breakhis_pl.reporting.runs import Run, network_title, read_run
 from breakhis_pl.run_folder import REPORT_PAGE, write_text
 
@@ -279,53 +279,6 @@ def _magnification_table(metrics: Mapping[str, Any]) -> Table | None:
     ]
     headings = ["Magnification", "Images", "Accuracy", "Weighted F1", *(f"Recall of {name}" for name in classes)]
     return Table("By magnification", headings, rows)
-
-
-def published_table(runs: Sequence[Run]) -> Table:
-    """Set runs on the split of Otto et al. 2022 beside the results for the same networks, and those of others."""
-    columns = ("accuracy", "weighted_f1", "f1_benign", "f1_malignant", "auroc", "patient_recognition_rate")
-    rows: list[list[Cell]] = [[run.name, *(run.estimate(name) for name in columns)] for run in runs]
-    for model, otto in OTTO2022.items():
-        if model in {run.model for run in runs}:
-            rows.append(
-                [f"{otto.network} (Otto et al. 2022)", *(three_digits(otto.values().get(name)) for name in columns)]
-            )
-    for result in PUBLISHED:
-        name = f"{result.method} ({result.source})" if result.source else result.method
-        rows.append([name, *(three_digits(result.values.get(name)) for name in columns)])
-    headings = ["Result", *(metric_title(name) for name in columns)]
-    caption = f"Published results on the {N_TEST_IMAGES} test images of fold 2, beside these runs"
-    return Table(caption, headings, rows, emphasized=set(range(len(runs))))
-
-
-def metric_title(name: str) -> str:
-    """Return the heading of a metric; "f1_benign" gives "F1 benign"."""
-    if name in METRICS:
-        return METRICS[name].title
-    metric, _, class_name = name.partition("_")
-    return f"{METRICS[metric].title} {class_name}"
-
-
-def published_sentences(runs: Sequence[Run]) -> list[str]:
-    """Say whether the weighted F1 of Otto et al. 2022 lies inside the interval of each run of the same network."""
-    sentences = []
-    for run in runs:
-        otto, ours = OTTO2022.get(run.model or ""), run.estimate(MAIN_METRIC)
-        is_comparable = run.has_otto2022_images and run.one_class is None
-        if is_comparable and otto is not None and ours is not None and ours["ci95"] is not None:
-            theirs, (low, high) = otto.values()[MAIN_METRIC], ours["ci95"]
-            side = "inside" if low <= theirs <= high else "outside"
-            sentences.append(
-                f"{run.name}: weighted F1 {format_estimate(ours)}; the {theirs:.3f} of {otto.network} in Otto et al. "
-                f"2022 lies {side} the interval."
-            )
-    indicative = [run.name for run in runs if not run.has_otto2022_images]
-    if indicative:
-        sentences.append(
-            f"{join_truncated(indicative)}: not tested on the {N_TEST_IMAGES} images of Otto et al. 2022; the "
-            "published numbers are shown for orientation only."
-        )
-    return sentences
 
 
 def _history_pictures(run: Run, title: str) -> list[Picture] | None:
