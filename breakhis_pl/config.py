@@ -372,7 +372,7 @@ class TrainerConfig(Group):
     keep_memory: bool
     """On a CPU, let the C library keep freed memory for the next step."""
     cuda_graphs: bool | None
-    """Replay train steps as a CUDA graph; null: for ResNets in one process on a GPU."""
+    """Replay whole train steps as a CUDA graph; null: for ResNets in one process on a GPU."""
     compile: bool
     """Compile the network with torch.compile."""
     limit_train_batches: int | None = Field(ge=1)
@@ -601,8 +601,6 @@ def _device_rules(trainer: TrainerConfig) -> Iterator[str]:
         yield "trainer.accelerator=mps: is a single device; set trainer.devices=1 trainer.strategy=auto"
     if trainer.accelerator == "cpu" and trainer.strategy != "ddp":
         yield f"trainer.devices={trainer.devices}: one CPU process uses all cores; trainer.strategy=ddp starts several"
-    if trainer.cuda_graphs:
-        yield "trainer.cuda_graphs=true: works in one process only; set trainer.cuda_graphs=null"
 
 
 def _model_rules(config: TrainConfig) -> Iterator[str]:

@@ -50,6 +50,7 @@ class RunRecord(BaseModel):
     model: dict[str, Any] = {}
     device: str | None = None
     precision: str | None = None
+    no_cuda_graph: str | None = None
     torch_threads: int | None = None
     selection: dict[str, Any] | None = None
     run_ids: dict[str, str] = {}

@@ -23,7 +23,13 @@ from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder, RunRecord, check_same_images, check_same_run, lock_run
 from breakhis_pl.training.callbacks import History, duration
 from breakhis_pl.training.loggers import SubsetTensorBoardLogger, log_results
-from breakhis_pl.training.performance import choose_memory_format, device_name, keep_freed_memory, resolve_device
+from breakhis_pl.training.performance import (
+    choose_memory_format,
+    device_name,
+    keep_freed_memory,
+    reason_against_cuda_graph,
+    resolve_device,
+)
 from breakhis_pl.training.provenance import command_line, now, source_state, versions
 from breakhis_pl.training.trainer import make_loggers, make_optimizers, make_trainer
 
@@ -68,7 +74,13 @@ def train(
         record = make_record(config, data, classifier, before, device=device, precision=precision)
         loggers = make_loggers(config, folder, run_ids=record.run_ids)
         trainer = make_trainer(
-            config, run, device=device, precision=precision, callbacks=callbacks, loggers=list(loggers.values())
+            config,
+            run,
+            device=device,
+            precision=precision,
+            captures=record.no_cuda_graph is None,
+            callbacks=callbacks,
+            loggers=list(loggers.values()),
         )
         make_optimizers(config, classifier.network)  # raises if a class cannot be used, before anything is written
         writes = is_first and not config.trainer.fast_dev_run
@@ -207,6 +219,7 @@ def make_record(
         },
         device=device_name(device),
         precision=precision,
+        no_cuda_graph=reason_against_cuda_graph(config, device=device, precision=precision),
         torch_threads=torch.get_num_threads(),
         run_ids={} if before is None else before.run_ids,
     )
@@ -290,6 +303,10 @@ def finish(record: RunRecord, run: RunFolder, trainer: L.Trainer, *, seconds: fl
     record.status, record.finished = "finished", now()
     record.seconds = {"total": None if record.resumed else round(seconds, 3), "training": round(train_seconds, 3)}
     record.selection = _selection(trainer)
+    from breakhis_pl.training.cuda_graph_callback import CudaGraphs  # noqa: PLC0415 - not needed before
+
+    failed = (each.reason for each in trainer.callbacks if isinstance(each, CudaGraphs))  # type: ignore[attr-defined]
+    record.no_cuda_graph = next(failed, record.no_cuda_graph)
     run.write(record)
     log.info("%s after %s", run.path, duration(seconds))
 

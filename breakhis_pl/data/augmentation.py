@@ -203,6 +203,12 @@ class AugmentationParameters:
         selected = {stage: tensor.index_select(0, indices) for stage, tensor in self.tensors.items()}
         return AugmentationParameters(selected, self.border, self.own)
 
+    def fill(self, other: "AugmentationParameters") -> "AugmentationParameters":
+        """Overwrite the tensors by those of another epoch; return these parameters."""
+        for stage, tensor in self.tensors.items():
+            tensor.copy_(other.tensors[stage])
+        return self
+
     def apply(self, images: Tensor) -> Tensor:
         """Transform images: orientation and position, then stain (slide), blur (lens) and color (camera).
 

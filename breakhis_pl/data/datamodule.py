@@ -79,6 +79,7 @@ class BreakHisDataModule(L.LightningDataModule):
         mean: Of each channel over all pixels of all train images, each once, in [0, 1].
         std: Likewise the population standard deviation.
         stain: Target of stain normalization; None for data.stain=none.
+        replayed_size: Train batches of this size are left as sample indices, for a CUDA graph that makes them images.
     """
 
     dataset: Dataset
@@ -108,6 +109,7 @@ class BreakHisDataModule(L.LightningDataModule):
         self.memory_format = memory_format
         self.overfit_batches = overfit_batches
         self.progress_bar = progress_bar
+        self.replayed_size: int | None = None
         self._is_set_up = False
         self._augmentation = Augmentation(augmentation, seed=seed)
         self._parameters: tuple[int, torch.device, AugmentationParameters] | None = None
@@ -197,14 +199,18 @@ class BreakHisDataModule(L.LightningDataModule):
         """Move sample indices to the device, and their pixels if these stay on the host."""
         is_resident = self._tensors_on(device).pixels is not None
         pixels = None if is_resident else self._gather_on_host(batch, device)
+        if device.type == "cuda":
+            batch = batch.pin_memory()  # from other memory, the copy may wait for the device
         return batch.to(device, non_blocking=True), pixels
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor | None], dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor | None], dataloader_idx: int) -> Batch | Tensor:
         """Make a batch of images, augmented during training."""
         indices, pixels = batch
-        trainer = self.trainer
-        is_training = trainer is not None and trainer.training
-        return self.batch(indices, epoch=trainer.current_epoch if trainer and is_training else None, pixels=pixels)
+        epoch = self.trainer.current_epoch if self.trainer is not None and self.trainer.training else None
+        if epoch is not None and len(indices) == self.replayed_size:
+            self._parameters_of(epoch, indices.device)
+            return indices
+        return self.batch(indices, epoch=epoch, pixels=pixels)
 
     def batch(self, indices: Tensor, *, epoch: int | None = None, pixels: Tensor | None = None) -> Batch:
         """Make a batch on the device of the indices.
@@ -335,6 +341,8 @@ class BreakHisDataModule(L.LightningDataModule):
         """Return the augmentation of all images in an epoch, sampled once."""
         if self._parameters is None or self._parameters[:2] != (epoch, device):
             parameters = self._augmentation.sample(len(self.dataset.records), epoch, device)
+            if self._parameters is not None and self._parameters[1] == device:
+                parameters = self._parameters[2].fill(parameters)  # a CUDA graph reads them where they are
             self._parameters = (epoch, device, parameters)
         return self._parameters[2]
 

@@ -1,12 +1,13 @@
 """The LightningModule: a network by name, its loss, and loss and metrics of every subset after every epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.distributions import Beta
 from torch.nn import functional
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -14,12 +15,14 @@ from torchmetrics.classification import (
     MulticlassAUROC,
     MulticlassF1Score,
 )
-from torchvision.transforms.v2 import MixUp
 
 from breakhis_pl.config import ModelConfig
 from breakhis_pl.data.datamodule import Batch
 from breakhis_pl.models.backbones import build_network
 from breakhis_pl.randomness import derived_seed
+
+if TYPE_CHECKING:
+    from breakhis_pl.training.cuda_graph import StepGraph
 
 ConfigureOptimizers: TypeAlias = Callable[[nn.Module], OptimizerLRScheduler]
 
@@ -47,7 +50,8 @@ class Classifier(L.LightningModule):
 
     Attributes:
         network: From images, float32 (batch, 3, size, size), to logits, (batch, n_classes).
-        graphed_network: The network as a CUDA graph for train batches of one shape; None without one.
+        train_sums: float32, (3,), over the train images of the epoch: of loss, of correct ones, of all.
+        step_graph: Replays the train step of a batch given by its sample indices; None without a CUDA graph.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Classifier(L.LightningModule):
         self.subsets = tuple(subsets)
         self.configure = configure
         self.label_smoothing = label_smoothing
-        self.mixup = MixUp(alpha=mixup, num_classes=len(self.classes)) if mixup > 0 else None
+        self.mixup = Beta(torch.tensor([mixup]), torch.tensor([mixup])) if mixup > 0 else None
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         with torch.random.fork_rng(devices=[]):
@@ -87,18 +91,28 @@ class Classifier(L.LightningModule):
             ).to(memory_format=memory_format)
         if self.config.freeze:
             self.network.backbone.requires_grad_(False)
-        self.graphed_network: Callable[[Tensor], Tensor | None] | None = None
-        self.metrics = nn.ModuleDict({f"{name}_metrics": self._make_metrics(name) for name in ("train", *subsets)})
+        self.parent_of: Tensor | None
+        self.mixup_fraction: Tensor
+        self.train_sums: Tensor
+        self.register_buffer("parent_of", None if parents is None else torch.tensor(parents), persistent=False)
+        for final in sorted(set(self.parents or ())):
+            members = [place for place, parent in enumerate(self.parents or ()) if parent == final]
+            self.register_buffer(f"members_{final}", torch.tensor(members), persistent=False)
+        self.register_buffer("mixup_fraction", torch.ones(()), persistent=False)
+        self.register_buffer("train_sums", torch.zeros(3), persistent=False)
+        self.step_graph: StepGraph | None = None
+        self.metrics = nn.ModuleDict({f"{name}_metrics": self._make_metrics(name) for name in subsets})
         self.train()
 
     def _make_metrics(self, subset: str) -> MetricCollection:
-        """Metrics of the final classes; validate_args would read every target back from the device."""
+        """Make metrics of the final classes; validate_args would read every target back from the device."""
         n_classes = len(self.parent_classes)
-        metrics: dict[str, Any] = {"accuracy": MulticlassAccuracy(n_classes, average="micro", validate_args=False)}
-        if subset != "train":
-            metrics["balanced_accuracy"] = MulticlassAccuracy(n_classes, average="macro", validate_args=False)
-            metrics["weighted_f1"] = MulticlassF1Score(n_classes, average="weighted", validate_args=False)
-            metrics["auroc"] = MulticlassAUROC(n_classes, average="macro", validate_args=False)
+        metrics: dict[str, Any] = {
+            "accuracy": MulticlassAccuracy(n_classes, average="micro", validate_args=False),
+            "balanced_accuracy": MulticlassAccuracy(n_classes, average="macro", validate_args=False),
+            "weighted_f1": MulticlassF1Score(n_classes, average="weighted", validate_args=False),
+            "auroc": MulticlassAUROC(n_classes, average="macro", validate_args=False),
+        }
         return MetricCollection(metrics, prefix=f"{subset}_")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,14 +137,12 @@ class Classifier(L.LightningModule):
         """
         if self.parents is None:
             return logits
-        members = [
-            [place for place, parent in enumerate(self.parents) if parent == k] for k in range(len(self.parent_classes))
-        ]
-        return torch.stack([logits[:, each].logsumexp(dim=1) for each in members], dim=1)
+        members = [self.get_buffer(f"members_{place}") for place in range(len(self.parent_classes))]
+        return torch.stack([logits.index_select(1, each).logsumexp(dim=1) for each in members], dim=1)
 
     def sum_targets(self, targets: Tensor) -> Tensor:
         """Return the final class of each target; int64, (batch,)."""
-        return targets if self.parents is None else targets.new_tensor(self.parents)[targets]
+        return targets if self.parent_of is None else self.parent_of[targets]
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set training mode; a frozen backbone stays in evaluation mode, so that its statistics do not change."""
@@ -143,37 +155,58 @@ class Classifier(L.LightningModule):
         """Return what the configuration names."""
         return None if self.configure is None else self.configure(self.network)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Batch | Tensor, batch_idx: int) -> None:
         """Seed dropout and mixup by (seed, epoch, step, rank), so that a resumed run draws what an uncut one draws."""
+        if batch_idx == 0:
+            self.train_sums.zero_()
         rank = (self.global_rank,) if self.global_rank > 0 else ()
         torch.manual_seed(derived_seed(self.seed, "dropout", self.current_epoch, batch_idx, *rank))
+        if self.mixup is not None:
+            self.mixup_fraction.fill_(self.mixup.sample().item())
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch; float32, ()."""
+    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, float32, (); sample indices alone are replayed by the CUDA graph."""
+        if isinstance(batch, Tensor):
+            return cast("StepGraph", self.step_graph)(batch)
+        return self.compute_loss(batch)
+
+    def compute_loss(self, batch: Batch) -> Tensor:
+        """Compute the loss of a train batch, float32, (), and add to `train_sums`; a CUDA graph can capture it."""
         images, targets, weights = batch.images, batch.targets, batch.weights
         if self.mixup is not None:
-            if weights is not None:  # mixed with the targets
-                targets = functional.one_hot(targets, len(self.classes)) * weights[:, None]
-            images, targets = self.mixup(images, targets)  # targets: float32, (batch, n_classes)
+            one_hot = torch.eye(len(self.classes), device=targets.device)[targets]
+            one_hot = one_hot if weights is None else one_hot * weights[:, None]  # mixed with the targets
+            images, targets = mix(images, self.mixup_fraction), mix(one_hot, self.mixup_fraction)  # (batch, n_classes)
             if weights is not None:
                 weights = targets.sum(dim=1)
                 targets = targets / weights[:, None]
-        logits = None if self.graphed_network is None else self.graphed_network(images)
-        logits = (self.network(images) if logits is None else logits).float()
+        logits = self.network(images).float()
         loss = self.train_loss(logits, targets, weights)
-        hard_targets = targets if targets.ndim == 1 else targets.argmax(dim=1)
-        self.log(
-            "train_loss",
-            loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            logger=False,
-            batch_size=len(logits),
-            sync_dist=self.is_parallel,
-        )
-        self.update_metrics("train", logits.detach(), hard_targets)
+        self.add_to_sums(loss, logits, targets if targets.ndim == 1 else targets.argmax(dim=1))
         return loss
+
+    @torch.no_grad()
+    def add_to_sums(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch to `train_sums`: loss, (), logits, float32 (batch, n_classes), and targets, int64 (batch,)."""
+        is_correct = self.sum_logits(logits).argmax(dim=1) == self.sum_targets(targets)
+        n_images = torch.full_like(loss, len(targets))
+        self.train_sums += torch.stack([loss * n_images, is_correct.sum(dtype=loss.dtype), n_images])
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch | Tensor, batch_idx: int) -> None:
+        """Log loss and accuracy of the epoch after its last batch."""
+        if self.trainer.is_last_batch:
+            sums = self.trainer.strategy.reduce(self.train_sums.clone(), reduce_op="sum")
+            loss, accuracy = sums[:2] / sums[2]
+            options: dict[str, Any] = {"on_step": False, "on_epoch": True, "logger": False, "batch_size": 1}
+            self.log("train_loss", loss, prog_bar=True, **options)
+            self.log("train_accuracy", accuracy, **options)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients; a replayed step has computed them."""
+        if loss.requires_grad:
+            super().backward(loss, *args, **kwargs)
+        elif self.step_graph is not None:
+            self.step_graph.set_gradients()
 
     def train_loss(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """Compute the cross-entropy with class weights, label smoothing and weights of the images.
@@ -214,3 +247,12 @@ class Classifier(L.LightningModule):
     def is_parallel(self) -> bool:
         """Whether several processes share an epoch."""
         return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def mix(values: Tensor, fraction: Tensor) -> Tensor:
+    """Mix each item of a batch with the one before it; fraction, (), is its own share.
+
+    Source:
+        Zhang et al. 2018, mixup, https://arxiv.org/abs/1710.09412.
+    """
+    return values.roll(1, 0).mul_(1 - fraction).add_(values * fraction)

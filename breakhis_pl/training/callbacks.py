@@ -67,7 +67,7 @@ class History(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
         """Count images."""
-        self._n_images += len(batch.indices) * trainer.world_size
+        self._n_images += len(batch if isinstance(batch, Tensor) else batch.indices) * trainer.world_size
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the clock when the device has finished the train steps."""
@@ -142,21 +142,14 @@ class NaNGuard(Callback):
     The loss is checked in every step on a CPU, in every 50th step elsewhere, and the weights before every evaluation.
     """
 
-    _sum: Tensor | None = None
-
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
-        """Check the losses since the last check.
+        """Check the sum of the losses of the epoch.
 
         Raises:
             TrainingError: If one is not finite.
         """
-        loss = outputs["loss"].detach() if isinstance(outputs, dict) and "loss" in outputs else None
-        if loss is None:
-            return
-        self._sum = loss if self._sum is None else self._sum + loss
-        if loss.device.type == "cpu" or (batch_idx + 1) % NAN_CHECK_EVERY == 0:
-            self._check(trainer, "the loss", self._sum, step=batch_idx + 1)
-            self._sum = None
+        if pl_module.device.type == "cpu" or (batch_idx + 1) % NAN_CHECK_EVERY == 0:
+            self._check(trainer, "the loss", pl_module.train_sums[0], step=batch_idx + 1)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check loss and weights at the end of an epoch.
@@ -164,11 +157,9 @@ class NaNGuard(Callback):
         Raises:
             TrainingError: If one is not finite.
         """
-        if trainer.state.fn != "fit":
+        if trainer.state.fn != "fit" or not isinstance(pl_module, Classifier):
             return
-        if self._sum is not None:
-            self._check(trainer, "the loss", self._sum, step=trainer.num_training_batches)
-            self._sum = None
+        self._check(trainer, "the loss", pl_module.train_sums[0], step=trainer.num_training_batches)
         weights = torch.stack([value.detach().float().sum() for value in pl_module.state_dict().values()])
         self._check(trainer, "a weight", weights.sum(), step=trainer.num_training_batches)
 
@@ -255,12 +246,8 @@ class LinearProbe(Callback):
         fit_linear_probe(head, features, targets, l2=self.l2, class_weights=pl_module.class_weights, weights=weights)
         with torch.no_grad():
             logits = head(features)
-        loss = functional.cross_entropy(logits, targets)
-        pl_module.log(  # replaces that of the steps
-            "train_loss", loss, on_step=False, on_epoch=True, logger=False, batch_size=len(targets)
-        )
-        pl_module.metrics["train_metrics"].reset()
-        pl_module.update_metrics("train", logits, targets)
+        pl_module.train_sums.zero_()  # of the steps, whose head was not fitted
+        pl_module.add_to_sums(functional.cross_entropy(logits, targets), logits, targets)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stop keeping features."""

@@ -1,126 +1,177 @@
-"""Forward and backward pass of a train step as a CUDA graph: one launch instead of hundreds."""
+"""A whole train step as one CUDA graph: from sample indices to updated weights in one launch."""
 
-import logging
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
-import lightning.pytorch as L
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
-from breakhis_pl.errors import TrainingError
+from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.models.classifier import Classifier
 
-log = logging.getLogger(__name__)
+N_WARM_UPS = 3
+"""Steps before a capture, in which libraries choose algorithms and allocate what they keep."""
+
+MIN_COSINE, MAX_LOSS_DIFFERENCE = 0.9, 0.02
+"""By how much a replay may differ from the same step without graph: cosine of the updates, relative loss."""
 
 
-class CudaGraphs(Callback):
-    """Capture the network at the start of the first epoch that trains all layers.
+class StepGraph:
+    """A captured train step. Calling it with sample indices, int64 (batch,), replays it on them; returns the loss.
 
-    Args:
-        batch_size: Size of a full train batch; others, such as the last one of an epoch, run without the graph.
-        image_size: Side in pixels.
-        memory_format: Memory format of the images.
-        first_epoch: Epochs before it, counted from 0, run without the graph.
-        is_required: Raise if the network cannot be captured; otherwise train without a graph then.
-    """
-
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        image_size: int,
-        memory_format: torch.memory_format,
-        first_epoch: int = 0,
-        is_required: bool = True,
-    ) -> None:
-        self.first_epoch = first_epoch
-        self.is_required = is_required
-        self._has_failed = False
-        self.batch_size = batch_size
-        self.image_size = image_size
-        self.memory_format = memory_format
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Capture once, on the device and in the precision of the training.
-
-        Raises:
-            TrainingError: If the network cannot be captured and the graph is required.
-            torch.OutOfMemoryError: If memory does not suffice and the graph is required.
-        """
-        if not isinstance(pl_module, Classifier):
-            raise TypeError(f"expected a Classifier, got {type(pl_module).__name__}")
-        if trainer.current_epoch < self.first_epoch or pl_module.graphed_network is not None or self._has_failed:
-            return
-        shape = (self.batch_size, 3, self.image_size, self.image_size)
-        sample = torch.zeros(shape, device=pl_module.device).contiguous(memory_format=self.memory_format)
-        try:
-            with trainer.precision_plugin.forward_context():
-                pl_module.graphed_network = capture(pl_module.network, sample)
-        except RuntimeError as error:
-            if self.is_required and isinstance(error, torch.OutOfMemoryError):
-                raise
-            reason = str(error).split("\n", 1)[0]
-            if self.is_required:
-                raise TrainingError(
-                    f"trainer.cuda_graphs=true: the network cannot be captured ({reason}); set it to false"
-                ) from error
-            self._has_failed = True
-            log.info("training without CUDA graphs: %s", reason)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Free the memory of the graph."""
-        if isinstance(pl_module, Classifier):
-            pl_module.graphed_network = None
-
-
-def capture(network: nn.Module, sample: Tensor) -> Callable[[Tensor], Tensor | None]:
-    """Capture a network in training mode as a CUDA graph.
-
-    Capturing runs the network a few times on the sample; the statistics of batch norm are restored afterwards.
+    The graph reads and writes weights, statistics, optimizer state and `Classifier.train_sums` where they are. Indices,
+    learning rates, augmentation and the fraction of mixup are tensors that are filled before a replay; numbers that are
+    no tensors are constants. An optimizer that cannot be captured steps outside, on the graph's gradients.
 
     Args:
-        network: On a CUDA device, in training mode, under the autocast of the training.
-        sample: Tensor with shape and memory format of the images, (batch, 3, size, size); its values do not matter.
-
-    Returns:
-        Function from images to the network's output; None for images of another shape, which the graph cannot take.
+        classifier: On a CUDA device, in training mode.
+        data: Makes the batches; its pixels are on the device.
+        optimizer: Has a state for every parameter that trains.
+        indices: A full batch to try the step on; all state is as before afterwards.
+        autocast: Makes the context of the forward pass.
 
     Raises:
-        RuntimeError: If something in the network cannot be captured, or memory does not suffice.
+        RuntimeError: If the step cannot be captured, memory does not suffice, or a replay differs from the step.
 
     Source:
         https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    is_autocast, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        data: BreakHisDataModule,
+        optimizer: Optimizer,
+        indices: Tensor,
+        autocast: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.classifier, self.data, self.optimizer, self.autocast = classifier, data, optimizer, autocast
+        self.indices = indices
+        self.parameters = [each for each in classifier.network.parameters() if each.requires_grad]
+        self.has_optimizer = all("capturable" in group for group in optimizer.param_groups)
+        if self.has_optimizer:
+            make_capturable(optimizer)
+        self.rates = [torch.tensor(float(group["lr"]), device=indices.device) for group in optimizer.param_groups]
+        self.constants = self.read_constants()
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        tensors = [each for each in (*classifier.parameters(), *classifier.buffers(), *states) if torch.is_tensor(each)]
+        before = [(tensor, tensor.detach().clone()) for tensor in tensors]
+        try:
+            self.replay, self.loss = self._capture(before)
+        finally:
+            restore(before)
+        self.gradients = [] if self.has_optimizer else [each.grad for each in self.parameters]
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        """Replay the step; the loss is overwritten by the next replay."""
+        self.indices.copy_(indices)
+        self.replay()
+        return self.loss
+
+    def set_rates(self) -> None:
+        """Take the learning rates that the optimizer has now."""
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+
+    def set_gradients(self) -> None:
+        """Hand the gradients of a replay to an optimizer that is not part of the graph."""
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=False):
+            parameter.grad = gradient
+
+    def read_constants(self) -> list[Any]:
+        """Return what the graph holds as constants: keys of the optimizer, which layers train and how."""
+        variable = ("params", "lr")
+        groups = [{k: v for k, v in group.items() if k not in variable} for group in self.optimizer.param_groups]
+        network = self.classifier.network
+        return [groups, [p.requires_grad for p in network.parameters()], [m.training for m in network.modules()]]
+
+    def _step(self) -> Tensor:
+        """Run the step that is captured; return the loss."""
+        for parameter in self.parameters:
+            parameter.grad = None  # backward writes new gradients instead of adding to these
+        batch = self.data.batch(self.indices, epoch=self.classifier.current_epoch)
+        # the cache of autocast would keep copies of weights that later steps lack
+        dtype, is_on = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
+        with self.autocast(), torch.autocast("cuda", dtype=dtype, enabled=is_on, cache_enabled=False):
+            loss = self.classifier.compute_loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.has_optimizer:
+            rates = [group["lr"] for group in self.optimizer.param_groups]
+            set_values(self.optimizer, "lr", self.rates)
+            try:
+                self.optimizer.step()
+            finally:
+                set_values(self.optimizer, "lr", rates)
+        return loss.detach()
+
+    def _capture(self, before: Sequence[tuple[Tensor, Tensor]]) -> tuple[Callable[[], None], Tensor]:
+        """Warm up, capture, and compare a replay with the step."""
+        with torch.random.fork_rng(devices=[self.indices.device] * self.indices.is_cuda), side_stream() as stream:
+            for number in range(N_WARM_UPS):
+                restore(before)
+                torch.manual_seed(0)
+                torch.cuda.set_sync_debug_mode("error" if number > 0 else "default")  # raise where the host would wait
+                try:
+                    expected_loss = self._step()
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+            expected = self._outcome(before)
+            restore(before)
+            replay, loss = capture(self._step, stream)
+            torch.manual_seed(0)
+            replay()
+            cosine = torch.cosine_similarity(expected, self._outcome(before), dim=0).item()
+            difference = abs(loss.item() / expected_loss.item() - 1)
+        if not (cosine >= MIN_COSINE and difference <= MAX_LOSS_DIFFERENCE):
+            raise RuntimeError(f"a replay differs from the step: cosine {cosine:.3f}, loss by {difference:.1%}")
+        return replay, loss
+
+    @torch.no_grad()
+    def _outcome(self, before: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return what a step has done, as one vector: changes of the weights, or gradients."""
+        old = {id(tensor): value for tensor, value in before}
+        done = [each - old[id(each)] if self.has_optimizer else each.grad for each in self.parameters]
+        return torch.cat([each.flatten() for each in done if each is not None])
+
+
+def make_capturable(optimizer: Optimizer) -> None:
+    """Let an optimizer count its steps on the device."""
+    set_values(optimizer, "capturable", [True] * len(optimizer.param_groups))
+    for parameter, state in optimizer.state.items():
+        if "step" in state:
+            state["step"] = state["step"].to(parameter.device)
+
+
+def set_values(optimizer: Optimizer, key: str, values: Sequence[Any]) -> None:
+    """Set a key of each group of parameters."""
+    for group, value in zip(optimizer.param_groups, values, strict=True):
+        group[key] = value
+
+
+def capture(step: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[Callable[[], None], Tensor]:
+    """Record what a function launches, without running it; return the replay, and the result that it overwrites."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        result = step()
+    return graph.replay, result
+
+
+@contextmanager
+def side_stream() -> Iterator[torch.cuda.Stream]:
+    """Launch on another stream: the default one cannot be captured."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
     try:
-        # with its cache on, autocast would keep copies of weights that later steps no longer have
-        with torch.autocast("cuda", dtype=dtype, enabled=is_autocast, cache_enabled=False):
-            replayed = cast(nn.Module, torch.cuda.make_graphed_callables(_Wrapper(network), (sample,)))
+        with torch.cuda.stream(stream):
+            yield stream
     finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for parameter in network.parameters():
-            parameter.grad = None
-
-    def replay(images: Tensor) -> Tensor | None:
-        logits: Tensor | None = replayed(images) if images.shape == sample.shape else None
-        return logits
-
-    return replay
+        torch.cuda.current_stream().wait_stream(stream)
 
 
-class _Wrapper(nn.Module):
-    """Hold a network, so that capturing does not replace the `forward` of the network itself."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Call the network."""
-        logits: Tensor = self.network(images)
-        return logits
+@torch.no_grad()
+def restore(before: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Copy values back to the tensors they are from."""
+    for tensor, value in before:
+        tensor.copy_(value)

@@ -66,13 +66,37 @@ def choose_memory_format(name: str, *, device: str, image_size: int) -> torch.me
     return torch.channels_last if name == "channels_last" else torch.contiguous_format
 
 
-def uses_cuda_graphs(config: TrainConfig, device: str) -> bool:
-    """Whether train steps are replayed as a CUDA graph; by default for ResNets in one process."""
-    trainer, model = config.trainer, config.model
-    if device != "cuda" or trainer.cuda_graphs is not None:
-        return device == "cuda" and bool(trainer.cuda_graphs)
-    is_excluded = trainer.is_distributed or trainer.deterministic or trainer.compile or model.freeze
-    return not is_excluded and model.library == "torchvision" and "resne" in model.backbone
+def reason_against_cuda_graph(config: TrainConfig, *, device: str, precision: str) -> str | None:
+    """Return why train steps are not captured as a CUDA graph; None if they are to be.
+
+    Args:
+        config: The configuration.
+        device: "cuda", "mps" or "cpu".
+        precision: Lightning's name.
+
+    Raises:
+        ConfigurationError: If trainer.cuda_graphs=true asks for what cannot be.
+    """
+    trainer = config.trainer
+    is_resnet = config.model.library == "torchvision" and "resne" in config.model.backbone
+    impossible = {
+        f"the device is {device}": device != "cuda",
+        "trainer.cuda_graphs=false": trainer.cuda_graphs is False,
+        "a linear probe has no train steps": config.is_linear_probe,
+        "several processes train": trainer.is_distributed,
+        "data.pixels=host": config.data.pixels == "host",
+        "the gradient scaler of fp16 waits for the device": precision == "16-mixed",
+    }
+    not_by_default = {
+        "trainer.deterministic=true": trainer.deterministic,
+        "trainer.compile=true": trainer.compile,
+        "the network is not a ResNet of torchvision": not is_resnet,
+    }
+    reasons = impossible if trainer.cuda_graphs else impossible | not_by_default
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if trainer.cuda_graphs and device == "cuda" and reason is not None:
+        raise ConfigurationError(f"trainer.cuda_graphs=true: {reason}; set trainer.cuda_graphs=null")
+    return reason
 
 
 def keep_freed_memory() -> None:

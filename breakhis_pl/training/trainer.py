@@ -24,8 +24,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, R
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.run_folder import RunFolder, atomic_write
-from breakhis_pl.training.callbacks import HeadWarmup, History, LinearProbe, MovableCheckpoint, NaNGuard, ProgressBar
-from breakhis_pl.training.performance import choose_memory_format, uses_cuda_graphs
+from breakhis_pl.training.callbacks import (
+    HeadWarmup,
+    History,
+    LinearProbe,
+    MovableCheckpoint,
+    NaNGuard,
+    ProgressBar,
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -46,6 +52,7 @@ def make_trainer(
     *,
     device: str,
     precision: str,
+    captures: bool = False,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> L.Trainer:
@@ -56,6 +63,7 @@ def make_trainer(
         run: Where checkpoints and the history are written.
         device: "cuda", "mps" or "cpu".
         precision: Lightning's name.
+        captures: Replay train steps as a CUDA graph.
         callbacks: Called before the run's own.
         loggers: Where curves are kept.
     """
@@ -66,6 +74,7 @@ def make_trainer(
         ".*No (positive|negative) samples in targets.*",  # a subset without one of the classes
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
         ".*AccumulateGrad node's stream does not match.*",  # a CUDA graph is captured on a stream of its own
+        ".*capturable=True.*",  # the last batch of an epoch is stepped without the graph
         ".*smaller than the logging interval.*",  # history.csv and the loggers have one row per epoch
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
         ".*Found .* module.s. in eval mode.*",
@@ -88,7 +97,7 @@ def make_trainer(
         deterministic=trainer.deterministic,
         num_sanity_val_steps=0,
         logger=list(loggers),
-        callbacks=[*callbacks, *bar, *_make_callbacks(config, run, device=device)],
+        callbacks=[*callbacks, *bar, *_make_callbacks(config, run, captures=captures)],
         # on a CPU the thread would slow the training
         plugins=[AsyncCheckpointIO(AtomicCheckpointIO()) if device == "cuda" else AtomicCheckpointIO()],
         enable_progress_bar=bool(bar),
@@ -98,22 +107,16 @@ def make_trainer(
     )
 
 
-def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str) -> Iterator[Callback]:
+def _make_callbacks(config: TrainConfig, run: RunFolder, *, captures: bool) -> Iterator[Callback]:
     trainer, training = config.trainer, config.training
     if config.is_linear_probe:
         yield LinearProbe(l2=config.model.l2, checkpoint=run.last_checkpoint)
     if training.frozen_epochs > 0:
         yield HeadWarmup(training.frozen_epochs)
-    if uses_cuda_graphs(config, device):
-        from breakhis_pl.training.cuda_graph import CudaGraphs  # noqa: PLC0415 - on a GPU only
+    if captures:
+        from breakhis_pl.training.cuda_graph_callback import CudaGraphs  # noqa: PLC0415 - on a GPU only
 
-        yield CudaGraphs(
-            batch_size=config.data.batch_size,
-            image_size=config.data.image_size,
-            memory_format=choose_memory_format(trainer.memory_format, device=device, image_size=config.data.image_size),
-            first_epoch=training.frozen_epochs,
-            is_required=trainer.cuda_graphs is True,
-        )
+        yield CudaGraphs(batch_size=config.data.batch_size, is_required=trainer.cuda_graphs is True)
     yield NaNGuard()
     if training.ema_decay is not None:
         yield EMAWeightAveraging(decay=training.ema_decay)

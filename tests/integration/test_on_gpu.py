@@ -79,7 +79,15 @@ def test_equal_runs_where_only_deterministic_algorithms_are_allowed(
     assert first["weights"] != other["weights"]
 
 
-@pytest.mark.parametrize("more", [(), ("training.ema_decay=0.9", "trainer.precision=16-mixed")], ids=["", "ema, fp16"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("training.ema_decay=0.9", "trainer.precision=16-mixed"),
+        ("trainer.cuda_graphs=true", "training.mixup=0.2", "model.dropout=0.5", "augmentation=strong"),
+    ],
+    ids=["", "ema, fp16", "graph"],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, synthetic_cache: Path, more: tuple[str, ...]
 ) -> None:
@@ -116,7 +124,9 @@ def test_a_checkpoint_gives_the_same_probabilities_on_gpu_and_cpu(tmp_path: Path
     assert np.abs(found["gpu", "auto"] - found["cpu", "32-true"]).max() < 0.05
 
 
-@pytest.mark.parametrize("more", [(), ("training.frozen_epochs=1",), ("training.mixup=0.2", "training.ema_decay=0.9")])
+@pytest.mark.parametrize(
+    "more", [(), ("training.frozen_epochs=1",), ("training.mixup=0.2", "training.ema_decay=0.9"), ("optimizer=sgd",)]
+)
 def test_cuda_graphs_change_no_result_beyond_rounding(
     tmp_path: Path, synthetic_cache: Path, more: tuple[str, ...]
 ) -> None:
@@ -124,6 +134,7 @@ def test_cuda_graphs_change_no_result_beyond_rounding(
     plain = trained(tmp_path, synthetic_cache, *settings, "trainer.cuda_graphs=false", run="plain")
     graphs = trained(tmp_path, synthetic_cache, *settings, "trainer.cuda_graphs=true", run="graphs")
     assert losses(graphs) == pytest.approx(losses(plain), rel=2e-2)
+    assert json.loads((graphs / "run.json").read_text())["no_cuda_graph"] is None
 
 
 @pytest.mark.slow
@@ -160,7 +171,7 @@ def test_a_loss_or_gradient_that_is_not_finite_ends_the_run_before_it_is_saved(
         return spoil(loss) if (classifier.current_epoch, batch_idx) == (1, 1) else loss
 
     monkeypatch.setattr(Classifier, "training_step", training_step)
-    outcome = train(tmp_path, synthetic_cache, "trainer.max_epochs=3")
+    outcome = train(tmp_path, synthetic_cache, "trainer.max_epochs=3", "trainer.cuda_graphs=false")
     assert outcome.status == 1
     assert "epoch 2" in outcome.err
     assert "Traceback" not in outcome.err
