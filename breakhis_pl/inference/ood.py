@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
-from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -163,9 +162,12 @@ def fit_detector(features: Float32Array, cases: Sequence[str]) -> OODDetector | 
 def _fit(features: Float32Array, *, limit: float = 1.0) -> OODDetector:
     scaler = StandardScaler().fit(features.astype(np.float64))
     standardized = scaler.transform(features.astype(np.float64))
-    pca = PCA(svd_solver="full").fit(standardized)
     shrinkage = ledoit_wolf_shrinkage(standardized)
-    eigenvalues = pca.explained_variance_ * (1 - 1 / len(features))  # of the empirical covariance, divided by n
+    # of the empirical covariance, by way of the smaller matrix of products of images
+    eigenvalues, vectors = np.linalg.eigh(standardized @ standardized.T / len(features))
+    is_kept = eigenvalues > eigenvalues[-1] * 1e-10
+    eigenvalues, vectors = eigenvalues[is_kept], vectors[:, is_kept]
+    components = vectors.T @ standardized / np.sqrt(len(features) * eigenvalues)[:, None]
     residual_variance = shrinkage * float(eigenvalues.sum()) / features.shape[1]
     variances = (1 - shrinkage) * eigenvalues + residual_variance
-    return OODDetector(scaler.mean_, scaler.scale_, pca.components_, variances, residual_variance, limit)
+    return OODDetector(scaler.mean_, scaler.scale_, components, variances, residual_variance, limit)
