@@ -3,6 +3,7 @@
 Columns: image and label; optional are patient, case, split, fold, magnification and weight. Others are ignored.
 """
 
+import csv
 import io
 import os.path
 from collections import Counter
@@ -79,6 +80,8 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
 def read_table(path: Path) -> pd.DataFrame:
     """Read the known columns of a table as stripped text, indexed by line number.
 
+    Values are separated by commas, or, if the first line has none, by semicolons or tabs.
+
     Raises:
         DataError: If it is not a UTF-8 CSV table, has no rows, or a column is missing or duplicated.
     """
@@ -87,17 +90,28 @@ def read_table(path: Path) -> pd.DataFrame:
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
-        table = pd.read_csv(io.StringIO(text), dtype=str, header=None, keep_default_na=False, skip_blank_lines=False)
+        first = text.partition("\n")[0]
+        separator = next((each for each in ",;\t" if each in first), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        rows = list(reader) or [[]]
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise _data_error(path, [f"line {line}: is not UTF-8; save the table as CSV in UTF-8"]) from error
-    except ValueError as error:  # empty, or more values than columns
-        raise _data_error(path, [f"is not a CSV table ({' '.join(str(error).split())})"]) from error
-    table = table.apply(lambda column: column.str.strip())
+    except csv.Error as error:
+        rule = f"is not CSV ({error}); close each quote, and double those within a value"
+        raise _data_error(path, [f"line {reader.line_num}: {rule}"]) from error
+    n_columns = len(rows[0])
+    too_long = [line for line, row in enumerate(rows, start=1) if len(row) > n_columns]
+    if too_long:
+        rule = f"more values than the {n_columns} columns of line 1; put a value that contains {separator!r} in quotes"
+        raise _data_error(path, list(_at(too_long, rule)))
+    table = pd.DataFrame([[*map(str.strip, row), *[""] * (n_columns - len(row))] for row in rows], dtype=str)
     table.columns, table.index = table.iloc[0], table.index + 1  # here, because pandas renames a column that is twice
     names, table = list(table.columns), table[1:][(table[1:] != "").any(axis=1)]
     faults = [
-        f"line 1: column {name} is missing; there is {', '.join(names)}" for name in REQUIRED if name not in names
+        f"line 1: column {name} is missing; there is {', '.join(names) or 'none'}"
+        for name in REQUIRED
+        if name not in names
     ]
     faults += [f"line 1: column {name} is repeated" for name in (*REQUIRED, *OPTIONAL) if names.count(name) > 1]
     known = {*REQUIRED, *OPTIONAL}

@@ -151,14 +151,31 @@ def test_all_faults_are_in_one_message(write_table: Write) -> None:
     assert len(str(caught.value).splitlines()) == 4
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"image,label\na,\xe9\n", b"image;label\na;b\n", b"image,label\na,b,c\n", None]
-)
-def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+NO_TABLES = {
+    b"": "image is missing",
+    b"image,label\na,\xe9\n": "line 2",
+    b"image|label\na|b\n": "image is missing",
+    b"image,label\na,b\na,b,c\na,b,c,d\n": "line 3, 4.*quotes",
+    b"image,label\na\n": "line 2.*label is empty",
+    b'image,label\n"a,b\n': "line 2.*CSV.*quote",
+    None: "is not a file",
+}
+
+
+@pytest.mark.parametrize("content", NO_TABLES)
+def test_other_files_are_refused_by_name_and_line(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "images.csv").write_bytes(content)
-    with pytest.raises(DataError, match=r"images\.csv"):
+    with pytest.raises(DataError, match=rf"(?s)images\.csv.*{NO_TABLES[content]}"):
         open_table("data=table", f"data.table={tmp_path / 'images.csv'}")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_spreadsheets_separate_values_by_semicolons_or_tabs(write_table: Write, tmp_path: Path, separator: str) -> None:
+    keys = write_table(ROWS)
+    expected = open_table(*keys).records
+    ROWS.assign(note="1,5").to_csv(tmp_path / "images.csv", sep=separator, index=False)
+    assert open_table(*keys).records == expected
 
 
 def test_a_data_set_of_your_own_is_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
