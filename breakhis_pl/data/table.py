@@ -146,6 +146,12 @@ def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterato
         yield f"data.positive={config.positive}: must be one of two classes; there is {join_truncated(classes)}"
     elif config.positive == CLASS_NAMES[0] and classes == list(CLASS_NAMES):
         yield f"data.positive={config.positive}: must be {CLASS_NAMES[1]} of these two classes"
+    for _, own in table.groupby(table["label"].str.casefold().str.replace(" ", ""))["label"]:
+        if own.nunique() > 1:
+            lines = own.index[own != own.mode()[0]]
+            yield from _at(
+                lines, f"labels {join_truncated(own.unique())} differ only in case or spaces; use one of them"
+            )
     if "patient" in table and "case" in table:
         yield from _inconsistent(table, "patient", "case")
     if config.split != "ratio":

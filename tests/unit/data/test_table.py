@@ -116,6 +116,8 @@ FAULTS: dict[str, tuple[pd.DataFrame, list[str], str]] = {
     "unknown file": (ROWS, ["7.png"], "line 9.*7.png"),
     "duplicate path": (changed(image={4: "./0.png"}), [], "line 6"),
     "one class": (ROWS.assign(label="a"), [], "label"),
+    "label in two cases": (changed(label={4: "A"}), [], "line 6:.*a, A"),
+    "label with a space": (changed(label={1: "in situ", 4: "insitu", 7: "In situ"}), [], "in situ, insitu, In situ"),
     "other subset": (changed(split={4: "validation"}), [], "line 6.*split"),
     "patient on both sides": (changed(split={0: "test"}), [], "line 2, 3, 4.*p0"),
     "case on both sides": (changed(split={0: "test"}).drop(columns="patient"), [], "line 2, 3, 4.*p0"),
