@@ -125,7 +125,10 @@ def read_table(path: Path) -> pd.DataFrame:
         faults.append("has no rows; write one per image")
     if faults:
         raise _data_error(path, faults)
-    return table[[name for name in (*REQUIRED, *OPTIONAL) if name in names]]
+    table = table[[name for name in (*REQUIRED, *OPTIONAL) if name in names]]
+    for name in table.columns.intersection(["fold", "magnification"]):  # spreadsheets may write 2 as 2.0
+        table[name] = table[name].str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+    return table
 
 
 def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterator[str]:

@@ -99,6 +99,16 @@ def test_the_split_comes_from_the_columns_or_keeps_patients_together(write_table
     assert subsets("data.split=null", rows=ROWS.drop(columns="split")).keys() == {"train", "test"}
 
 
+def test_whole_numbers_may_have_a_decimal_point(write_table: Write) -> None:
+    whole = ROWS.assign(fold=ROWS["patient"].str[1:], magnification=["20"] * 8 + ["40"] * 4)
+    points = whole.assign(fold=whole["fold"] + ".0", magnification=whole["magnification"] + ".0")
+    expected, found = (
+        open_table(*write_table(table), "data.magnification=20", "data.fold=2").records for table in (whole, points)
+    )
+    assert found == expected
+    assert len(found) == 8
+
+
 def changed(**columns: Mapping[int, str]) -> pd.DataFrame:
     """Return the rows with other cells, by column and row."""
     table = ROWS.assign(fold=ROWS["patient"], magnification="20", weight="1", case=ROWS["patient"])
