@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             export_split(split, options.to, copy=options.copy)
     except (BreakHisError, OSError, ValueError) as error:  # ValueError: links to another drive of Windows
         message = str(error).replace("data.require_complete=false", "--allow-incomplete")
-        sys.stderr.write(message.replace("data.root=", "--root ") + "\n")
+        message = message.replace("data.root=", "--root ").replace("data.test_fraction=", "--test-fraction ")
+        sys.stderr.write(f"{message}\n")
         return 1
     for subset, counts in split.counts().items():
         for class_name, n_images in counts.items():

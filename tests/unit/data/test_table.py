@@ -109,6 +109,22 @@ def test_whole_numbers_may_have_a_decimal_point(write_table: Write) -> None:
     assert len(found) == 8
 
 
+def test_messages_of_a_split_are_in_the_terms_of_a_table(write_table: Write) -> None:
+    def refused(table: pd.DataFrame, *overrides: str) -> str:
+        keys = [*write_table(table), *overrides]
+        with pytest.raises(DataError) as caught:
+            make_split(open_table(*keys), config_of(*keys), seed=0)
+        return str(caught.value)
+
+    train_lacks_c = ROWS.assign(label=["a", "b"] * 3 + ["a", "b", "c"] * 2)
+    assert refused(train_lacks_c).startswith("the split of images.csv: train has no c image")
+    one_patient_of_c = ROWS.assign(label=["a", "b", "b"] * 3 + ["a", "b", "c"])
+    found = refused(one_patient_of_c, "data.split=ratio")
+    assert found.startswith("data.test_fraction=0.3: c has fewer than two cases")
+    one_image_of_c = one_patient_of_c.drop(columns=["patient", "split"])
+    assert refused(one_image_of_c).startswith("data.test_fraction=0.3: c has fewer than two images")
+
+
 def changed(**columns: Mapping[int, str]) -> pd.DataFrame:
     """Return the rows with other cells, by column and row."""
     table = ROWS.assign(fold=ROWS["patient"], magnification="20", weight="1", case=ROWS["patient"])
