@@ -96,6 +96,9 @@ def prepare() -> None:
 
     sys.excepthook = report
     sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
+    if any(argument.startswith("resume=") for argument in sys.argv[1:]):
+        # Hydra composes data=breakhis, which lacks the key; `load` takes its value to the configuration of the run
+        sys.argv[1:] = [re.sub(r"^data\.table=", "++data.table=", argument) for argument in sys.argv[1:]]
     options, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
     if unknown:
         sys.exit(f"{unknown[0]}: unknown option; keys are written key=value, for example trainer.max_epochs=2")
@@ -208,7 +211,7 @@ def load(model: type[Any], composed: DictConfig, overrides: Sequence[str]) -> An
     refused = [key for key in keys if not key.startswith(RESUME_KEYS)]
     if refused:
         raise ConfigurationError(
-            f"{join_truncated(refused)}: cannot change when a run is resumed; only {', '.join(RESUME_KEYS)} can"
+            f"{join_truncated(refused)}: cannot change on resume; drop it, only {', '.join(RESUME_KEYS)} can"
         )
     for key in keys:
         name = "logger" if key.startswith("logger") else key
