@@ -16,7 +16,7 @@ import pandas as pd
 from breakhis_pl.config import TableDataConfig
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.dataset import Dataset, ImageRecord, Subset
-from breakhis_pl.errors import DataError, join_truncated
+from breakhis_pl.errors import DataError, join_truncated, pluralize
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("patient", "case", "split", "fold", "magnification", "weight")
@@ -64,7 +64,7 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
     groups = ", taken as independent"
     if has_patients:
         n_patients, n_cases = (len({getattr(record, name) for record in records}) for name in ("patient", "case"))
-        groups = f" of {n_patients:,} patients in {n_cases:,} cases"
+        groups = f" of {pluralize(n_patients, 'patient')} in {pluralize(n_cases, 'case')}"
     by_class = ", ".join(f"{counts[name]:,} {name}" for name in classes)
     return Dataset(
         name=config.table.name,
@@ -72,7 +72,7 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
         classes=tuple(classes),
         parents=None,
         parent_classes=tuple(classes),
-        description=f"{len(records):,} images of {config.table.name} ({by_class}){groups}",
+        description=f"{pluralize(len(records), 'image')} of {config.table.name} ({by_class}){groups}",
         has_patients=has_patients,
     )
 
@@ -221,5 +221,5 @@ def _at(lines: Sequence[int] | pd.Index, rule: str) -> Iterator[str]:
 
 
 def _data_error(path: Path, faults: Sequence[str]) -> DataError:
-    more = [f"and {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
+    more = [f"and {pluralize(len(faults) - MAX_FAULTS, 'more fault')}"] if len(faults) > MAX_FAULTS else []
     return DataError("\n  ".join([f"data.table={path}: {faults[0]}", *faults[1:MAX_FAULTS], *more]))

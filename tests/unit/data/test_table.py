@@ -72,6 +72,11 @@ def test_intervals_resample_cases_else_patients_else_images(write_table: Write) 
     assert [each.has_patients for each in (by_case, by_patient, by_image)] == [True, True, False]
 
 
+def test_a_description_has_the_singular_of_one(write_table: Write) -> None:
+    dataset = open_table(*write_table(ROWS.assign(patient="p0", split="train")))
+    assert dataset.description.endswith("of 1 patient in 1 case")
+
+
 def test_images_in_several_folders_are_named_by_their_paths(write_table: Write) -> None:
     names = [f"{folder}/{index}.png" for folder in "xy" for index in range(6)]
     dataset = open_table(*write_table(ROWS.assign(image=names)))
