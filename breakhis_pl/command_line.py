@@ -38,7 +38,7 @@ from breakhis_pl.config import (
     TrainConfig,
     validate,
 )
-from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated
+from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated, pluralize
 from breakhis_pl.messages import explain, mask_password
 from breakhis_pl.run_folder import RESUME_KEYS, RunFolder, check_epochs
 
@@ -96,6 +96,9 @@ def prepare() -> None:
 
     sys.excepthook = report
     sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
+    if any(argument.startswith("resume=") for argument in sys.argv[1:]):
+        # Hydra composes data=breakhis, which lacks the key; `load` takes its value to the configuration of the run
+        sys.argv[1:] = [re.sub(r"^data\.table=", "++data.table=", argument) for argument in sys.argv[1:]]
     options, unknown = get_args_parser().parse_known_intermixed_args(sys.argv[1:])
     if unknown:
         sys.exit(f"{unknown[0]}: unknown option; keys are written key=value, for example trainer.max_epochs=2")
@@ -208,7 +211,7 @@ def load(model: type[Any], composed: DictConfig, overrides: Sequence[str]) -> An
     refused = [key for key in keys if not key.startswith(RESUME_KEYS)]
     if refused:
         raise ConfigurationError(
-            f"{join_truncated(refused)}: cannot change when a run is resumed; only {', '.join(RESUME_KEYS)} can"
+            f"{join_truncated(refused)}: cannot change on resume; drop it, only {', '.join(RESUME_KEYS)} can"
         )
     for key in keys:
         name = "logger" if key.startswith("logger") else key
@@ -330,7 +333,7 @@ class RunCallback(Callback):
             arguments = [argument for argument in sys.argv[1:] if _key(argument) != "hydra.sweep.dir"]
             command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
             RunCallback.resume_hint = f"; resume with: uv run {command}"
-        sys.stdout.write(f"{len(jobs)} runs in {sweep}; importing torch\n")
+        sys.stdout.write(f"{pluralize(len(jobs), 'run')} in {sweep}; importing torch\n")
         sys.stdout.flush()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
@@ -357,7 +360,7 @@ class RunCallback(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Exit with status 1 if a run of the sweep failed."""
         if RunCallback.n_failed > 0:
-            sys.stderr.write(f"{RunCallback.n_failed} runs of {config.hydra.sweep.dir} failed\n")
+            sys.stderr.write(f"{pluralize(RunCallback.n_failed, 'run')} of {config.hydra.sweep.dir} failed\n")
             raise SystemExit(1)
 
     def _choose_folder(self, config: DictConfig, typed: Group, program: str, *, is_further: bool) -> None:

@@ -39,6 +39,16 @@ class TrainingError(BreakHisError, ArithmeticError):
     """A training diverged or ran out of memory."""
 
 
+def pluralize(n: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s unless the number is 1.
+
+    Example:
+        >>> pluralize(1, "run"), pluralize(2000, "run")
+        ('1 run', '2,000 runs')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def join_truncated(names: Iterable[object], limit: int = 10) -> str:
     """Join the first names with commas and count the rest.
 

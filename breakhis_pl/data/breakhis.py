@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from breakhis_pl.config import BreakHisDataConfig
 from breakhis_pl.data.dataset import Dataset, ImageRecord, Subset
-from breakhis_pl.errors import DataError, join_truncated
+from breakhis_pl.errors import DataError, join_truncated, pluralize
 
 CLASS_NAMES = ("benign", "malignant")
 """The classes in the order of their index everywhere: logits, columns, rows of the confusion matrix."""
@@ -325,15 +325,17 @@ def _index(root: Path) -> tuple[list[IndexedImage], list[str]]:
     unknown = sorted({name.patient for _, name in images} - official_patients().keys())
     faults = []
     if malformed:
-        faults.append(f"{len(malformed)} PNG files without a BreakHis name: {join_truncated(malformed, 3)}")
+        faults.append(
+            f"{pluralize(len(malformed), 'PNG file')} without a BreakHis name: {join_truncated(malformed, 3)}"
+        )
     if duplicates:
         copies = [str(path.relative_to(root)) for path, name in images if name.file_name == duplicates[0]]
         faults.append(
-            f"{len(duplicates)} file names occur more than once, for example {join_truncated(copies, 2)}; set "
+            f"more than one file of {pluralize(len(duplicates), 'name')}, for example {join_truncated(copies, 2)}; set "
             "data.root to the folder of one copy"
         )
     if unknown:
-        faults.append(f"{len(unknown)} patients that are not in the authors' lists: {join_truncated(unknown, 3)}")
+        faults.append(f"{pluralize(len(unknown), 'patient')} not in the authors' lists: {join_truncated(unknown, 3)}")
     if not images and not malformed:
         faults.append(
             "no PNG files with BreakHis names; run `uv run python -m breakhis_pl.data.download`, or try data=synthetic"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from breakhis_pl.data.breakhis import CLASS_LETTERS, FOLDS, MAGNIFICATIONS, open_breakhis
 from breakhis_pl.data.splits import Split, check_trainable, official_split, ratio_split
-from breakhis_pl.errors import BreakHisError, DataError
+from breakhis_pl.errors import BreakHisError, DataError, pluralize
 from breakhis_pl.run_folder import atomic_folder, write_text
 
 
@@ -56,12 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             export_split(split, options.to, copy=options.copy)
     except (BreakHisError, OSError, ValueError) as error:  # ValueError: links to another drive of Windows
         message = str(error).replace("data.require_complete=false", "--allow-incomplete")
-        sys.stderr.write(message.replace("data.root=", "--root ") + "\n")
+        message = message.replace("data.root=", "--root ").replace("data.test_fraction=", "--test-fraction ")
+        sys.stderr.write(f"{message}\n")
         return 1
     for subset, counts in split.counts().items():
         for class_name, n_images in counts.items():
             where = f"{subset} {class_name}" if options.to is None else options.to / subset / CLASS_LETTERS[class_name]
-            sys.stdout.write(f"{where}: {n_images:,} images\n")
+            sys.stdout.write(f"{where}: {pluralize(n_images, 'image')}\n")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Cache of decoded and resized images: one memory-mapped file per set of images and size."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from breakhis_pl.run_folder import atomic_write
 
 Value = TypeVar("Value")
 
+log = logging.getLogger(__name__)
+
 VERSION = 4
 """Version of the file, of decoding, resizing and stain normalization; raise it with any change to one of them."""
 
@@ -35,13 +38,15 @@ class ImageCache:
         path: The file.
         pixels: uint8, (n_images, size, size, 3), RGB, in the order of the records; memory-mapped.
         sums: int64, (n_images, 2, 3), sums over the pixels of an image of values and of their squares, per channel.
-        pixels_checksum: SHA-256 of the pixels.
+        checksums: SHA-256 of the pixels of each image.
+        pixels_checksum: SHA-256 of `checksums`.
         was_built: Whether the file was written just now.
     """
 
     path: Path
     pixels: Tensor
     sums: Tensor
+    checksums: list[str]
     pixels_checksum: str
     was_built: bool
 
@@ -51,7 +56,8 @@ class ImageCache:
     ) -> "ImageCache":
         """Open the cache of images, or build it if it does not exist or is damaged.
 
-        Names, sizes and modification times of the image files identify a cache; opening one reads no image.
+        Names, sizes and modification times of the image files identify a cache; opening one reads no image. Equal
+        pixels of several patients are reported as a warning in the log.
 
         Args:
             records: The images.
@@ -66,12 +72,14 @@ class ImageCache:
         for record in records:
             status = record.path.stat() if record.path.exists() else None  # broken links are reported with other faults
             digest.update(f"{record.image} {status and (status.st_size, status.st_mtime_ns)}\n".encode())
-        return cls._open_or_build(
+        cache = cls._open_or_build(
             folder / f"{image_size}px-{digest.hexdigest()[:16]}.safetensors",
             lambda index: resize(read_image(records[index].path), image_size),
             shape=(len(records), image_size, image_size, 3),
             description="decoding" if progress_bar else None,
         )
+        _report_duplicates(records, cache.checksums)
+        return cache
 
     def transform(
         self, transform: Callable[[UInt8Array], UInt8Array], *, key: str, progress_bar: bool = True
@@ -109,7 +117,7 @@ class ImageCache:
                 if cache is not None:
                     return cache
                 pixels, sums = _build(get_image, shape, description)
-                metadata = _checksums(pixels, sums)
+                checksums, metadata = _checksums(pixels, sums)
                 with atomic_write(path) as temporary:
                     save_file({"pixels": pixels, "sums": sums}, temporary, metadata)
                     temporary.chmod(0o644)  # safetensors 0.8 writes files that other users of a cache cannot read
@@ -118,7 +126,7 @@ class ImageCache:
                 f"data.cache_dir={path.parent}: cannot be used ({error}); free space on its disk, or set "
                 "data.cache_dir to another folder"
             ) from error
-        return cls(path, pixels, sums, metadata["pixels"], was_built=True)
+        return cls(path, pixels, sums, checksums, metadata["pixels"], was_built=True)
 
     def verify(self, records: Sequence[ImageRecord], *, progress_bar: bool = True) -> None:
         """Decode all images again and compare them with the cache.
@@ -195,19 +203,41 @@ def _load(path: Path) -> ImageCache | None:
             pixels, sums, metadata = file.get_tensor("pixels"), file.get_tensor("sums"), file.metadata()
     except (FileNotFoundError, SafetensorError):
         return None
-    if metadata != _checksums(pixels, sums):
+    checksums, expected = _checksums(pixels, sums)
+    if metadata != expected:
         return None
-    return ImageCache(path, pixels, sums, metadata["pixels"], was_built=False)
+    return ImageCache(path, pixels, sums, checksums, metadata["pixels"], was_built=False)
 
 
-def _checksums(pixels: Tensor, sums: Tensor) -> dict[str, str]:
-    """Compute the SHA-256 of the SHA-256 of all images, in parallel, and that of the sums."""
+def _checksums(pixels: Tensor, sums: Tensor) -> tuple[list[str], dict[str, str]]:
+    """Compute the SHA-256 of each image, in parallel; also return the SHA-256 of these and that of the sums."""
     images = pixels.numpy()
-    digests = _map(lambda index: hashlib.sha256(images[index]).hexdigest(), len(images), None)
-    return {
-        "pixels": hashlib.sha256("".join(digests).encode()).hexdigest(),
+    checksums = _map(lambda index: hashlib.sha256(images[index]).hexdigest(), len(images), None)
+    return checksums, {
+        "pixels": hashlib.sha256("".join(checksums).encode()).hexdigest(),
         "sums": hashlib.sha256(sums.numpy().tobytes()).hexdigest(),
     }
+
+
+def _report_duplicates(records: Sequence[ImageRecord], checksums: Sequence[str]) -> None:
+    """Log a warning if images of several patients have equal pixels, which any split may separate.
+
+    It is no error, because empty regions of two slides may have equal pixels.
+    """
+    first: dict[str, ImageRecord] = {}
+    pairs = [
+        (first[checksum].image, record.image)
+        for record, checksum in zip(records, checksums, strict=True)
+        if first.setdefault(checksum, record).patient != record.patient
+    ]
+    if pairs:
+        log.warning(
+            "found the pixels of another patient in %d of %d images, for example %s and %s; a split may put them into "
+            "train and test: keep one of them, or give them the same patient",
+            len(pairs),
+            len(records),
+            *pairs[0],
+        )
 
 
 def _map(function: Callable[[int], Value], n: int, description: str | None) -> list[Value]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from breakhis_pl.config import SharedDataConfig
 from breakhis_pl.data.dataset import Dataset, ImageRecord, Subset
-from breakhis_pl.errors import DataError
+from breakhis_pl.errors import DataError, join_truncated
 from breakhis_pl.randomness import derived_seed
 from breakhis_pl.run_folder import write_text
 
@@ -77,13 +77,15 @@ def make_split(dataset: Dataset, config: SharedDataConfig, *, seed: int) -> Spli
         seed: Seed of the run, for random splits.
 
     Raises:
-        DataError: If a subset lacks a class; test may lack one.
+        DataError: If a subset lacks a class; test may lack one, unless it is drawn.
     """
     evaluated = config.test_magnification or config.magnification
     has_own = any(record.subset is not None for record in dataset.records)
     if config.split == "official" or (config.split is None and has_own):
         split = official_split(dataset)
-        keys = "data.split=official" + ("" if config.fold is None else f" data.fold={config.fold}")
+        given = {"split": config.split, "fold": config.fold}
+        keys = " ".join(f"data.{key}={value}" for key, value in given.items() if value is not None)
+        keys = keys or f"the split of {dataset.name}"
     else:
         split = ratio_split(
             dataset, test_fraction=config.test_fraction, seed=seed, group=config.group, counted=evaluated
@@ -136,9 +138,11 @@ def ratio_split(
         counted: Magnifications that the fraction refers to; groups without such images go to train. None for all.
 
     Raises:
-        DataError: If there are fewer than two groups.
+        DataError: If a class has fewer than two groups.
     """
-    chosen = _choose_groups(dataset, dataset.records, test_fraction, group, counted, derived_seed(seed, "test split"))
+    chosen = _choose_groups(
+        dataset, dataset.records, Subset.TEST, test_fraction, group, counted, derived_seed(seed, "test split")
+    )
     subsets = (Subset.TEST if getattr(record, group) in chosen else Subset.TRAIN for record in dataset.records)
     return Split(dataset, tuple(subsets))
 
@@ -153,10 +157,12 @@ def with_validation(split: Split, *, fraction: float, seed: int, counted: Collec
         counted: As in `ratio_split`.
 
     Raises:
-        DataError: If train has fewer than two cases.
+        DataError: If train has fewer than two cases of a class.
     """
     train = [split.records[index] for index in split.indices(Subset.TRAIN)]
-    chosen = _choose_groups(split.dataset, train, fraction, "case", counted, derived_seed(seed, "validation split"))
+    chosen = _choose_groups(
+        split.dataset, train, Subset.VAL, fraction, "case", counted, derived_seed(seed, "validation split")
+    )
     subsets = (
         Subset.VAL if subset is Subset.TRAIN and record.case in chosen else subset
         for record, subset in zip(split.records, split.subsets, strict=True)
@@ -181,9 +187,9 @@ def check_trainable(split: Split, keys: str) -> None:
     }
     lacking = ", ".join(f"{subset} has no {name} image" for subset, names in absent.items() for name in names)
     if absent[Subset.TRAIN] or absent.get(Subset.VAL) or Subset.TEST not in split.subsets:
-        raise DataError(f"{keys}: {lacking}; choose another fold, fraction or seed, or add images")
+        raise DataError(f"{keys}: {lacking}; choose another split, fold, fraction or seed, or add images")
     if lacking:
-        log.warning("%s (%s): metrics that need all classes, such as AUROC, will be null", lacking, keys)
+        log.warning("%s (%s): its recall and metrics of all classes, such as AUROC, will be null", lacking, keys)
 
 
 def write_split_csv(path: Path, split: Split) -> None:
@@ -203,6 +209,7 @@ def write_split_csv(path: Path, split: Split) -> None:
 def _choose_groups(
     dataset: Dataset,
     records: Sequence[ImageRecord],
+    subset: Subset,
     fraction: float,
     group: Literal["case", "patient"],
     counted: Collection[int] | None,
@@ -214,12 +221,17 @@ def _choose_groups(
     counted_records = [record for record in records if counted is None or record.magnification in counted]
     groups = np.array([getattr(record, group) for record in counted_records])
     parents = np.array([dataset.parent_of(record.target) for record in counted_records])
-    n_groups, n_classes = len(np.unique(groups)), len(np.unique(parents))
-    if n_groups < 2:
-        raise DataError(f"only {n_groups} {group} to split; add images, or set data.split=official data.val_fraction=0")
+    n_groups, n_classes = len(np.unique(groups)), len(dataset.parent_classes)
+    single = [name for i, name in enumerate(dataset.parent_classes) if len(np.unique(groups[parents == i])) < 2]
+    if single:
+        raise DataError(
+            f"data.{subset}_fraction={fraction:g}: {join_truncated(single)} has fewer than two "
+            f"{group if dataset.has_patients else 'image'}s, and train and {subset} need one each; add images, or "
+            f"{'set 0' if subset is Subset.VAL else 'remove the class'}"
+        )
     n_chosen = int(np.clip(round(fraction * n_groups), min(n_classes, n_groups - 1), max(n_groups - n_classes, 1)))
     splitter = GroupShuffleSplit(N_CANDIDATES, test_size=n_chosen, random_state=seed % 2**32)
-    is_class = parents == np.unique(parents)[:, None]  # (n_classes, n_images)
+    is_class = parents == np.arange(n_classes)[:, None]  # (n_classes, n_images)
 
     def distance(chosen: np.typing.NDArray[np.int64]) -> float:
         fractions = is_class[:, chosen].sum(axis=1) / is_class.sum(axis=1)

@@ -3,6 +3,7 @@
 Columns: image and label; optional are patient, case, split, fold, magnification and weight. Others are ignored.
 """
 
+import csv
 import io
 import os.path
 from collections import Counter
@@ -15,7 +16,7 @@ import pandas as pd
 from breakhis_pl.config import TableDataConfig
 from breakhis_pl.data.breakhis import CLASS_NAMES
 from breakhis_pl.data.dataset import Dataset, ImageRecord, Subset
-from breakhis_pl.errors import DataError, join_truncated
+from breakhis_pl.errors import DataError, join_truncated, pluralize
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("patient", "case", "split", "fold", "magnification", "weight")
@@ -63,7 +64,7 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
     groups = ", taken as independent"
     if has_patients:
         n_patients, n_cases = (len({getattr(record, name) for record in records}) for name in ("patient", "case"))
-        groups = f" of {n_patients:,} patients in {n_cases:,} cases"
+        groups = f" of {pluralize(n_patients, 'patient')} in {pluralize(n_cases, 'case')}"
     by_class = ", ".join(f"{counts[name]:,} {name}" for name in classes)
     return Dataset(
         name=config.table.name,
@@ -71,13 +72,15 @@ def open_dataset(config: TableDataConfig, *, task: str, progress_bar: bool) -> D
         classes=tuple(classes),
         parents=None,
         parent_classes=tuple(classes),
-        description=f"{len(records):,} images of {config.table.name} ({by_class}){groups}",
+        description=f"{pluralize(len(records), 'image')} of {config.table.name} ({by_class}){groups}",
         has_patients=has_patients,
     )
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read the known columns of a table as stripped text, indexed by line number.
+
+    Values are separated by commas, or, if the first line has none, by semicolons or tabs.
 
     Raises:
         DataError: If it is not a UTF-8 CSV table, has no rows, or a column is missing or duplicated.
@@ -87,17 +90,28 @@ def read_table(path: Path) -> pd.DataFrame:
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
-        table = pd.read_csv(io.StringIO(text), dtype=str, header=None, keep_default_na=False, skip_blank_lines=False)
+        first = text.partition("\n")[0]
+        separator = next((each for each in ",;\t" if each in first), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        rows = list(reader) or [[]]
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise _data_error(path, [f"line {line}: is not UTF-8; save the table as CSV in UTF-8"]) from error
-    except ValueError as error:  # empty, or more values than columns
-        raise _data_error(path, [f"is not a CSV table ({' '.join(str(error).split())})"]) from error
-    table = table.apply(lambda column: column.str.strip())
+    except csv.Error as error:
+        rule = f"is not CSV ({error}); close each quote, and double those within a value"
+        raise _data_error(path, [f"line {reader.line_num}: {rule}"]) from error
+    n_columns = len(rows[0])
+    too_long = [line for line, row in enumerate(rows, start=1) if len(row) > n_columns]
+    if too_long:
+        rule = f"more values than the {n_columns} columns of line 1; put a value that contains {separator!r} in quotes"
+        raise _data_error(path, list(_at(too_long, rule)))
+    table = pd.DataFrame([[*map(str.strip, row), *[""] * (n_columns - len(row))] for row in rows], dtype=str)
     table.columns, table.index = table.iloc[0], table.index + 1  # here, because pandas renames a column that is twice
     names, table = list(table.columns), table[1:][(table[1:] != "").any(axis=1)]
     faults = [
-        f"line 1: column {name} is missing; there is {', '.join(names)}" for name in REQUIRED if name not in names
+        f"line 1: column {name} is missing; there is {', '.join(names) or 'none'}"
+        for name in REQUIRED
+        if name not in names
     ]
     faults += [f"line 1: column {name} is repeated" for name in (*REQUIRED, *OPTIONAL) if names.count(name) > 1]
     known = {*REQUIRED, *OPTIONAL}
@@ -111,7 +125,10 @@ def read_table(path: Path) -> pd.DataFrame:
         faults.append("has no rows; write one per image")
     if faults:
         raise _data_error(path, faults)
-    return table[[name for name in (*REQUIRED, *OPTIONAL) if name in names]]
+    table = table[[name for name in (*REQUIRED, *OPTIONAL) if name in names]]
+    for name in table.columns.intersection(["fold", "magnification"]):  # spreadsheets may write 2 as 2.0
+        table[name] = table[name].str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+    return table
 
 
 def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterator[str]:
@@ -132,6 +149,12 @@ def _faults(table: pd.DataFrame, config: TableDataConfig, root: Path) -> Iterato
         yield f"data.positive={config.positive}: must be one of two classes; there is {join_truncated(classes)}"
     elif config.positive == CLASS_NAMES[0] and classes == list(CLASS_NAMES):
         yield f"data.positive={config.positive}: must be {CLASS_NAMES[1]} of these two classes"
+    for _, own in table.groupby(table["label"].str.casefold().str.replace(" ", ""))["label"]:
+        if own.nunique() > 1:
+            lines = own.index[own != own.mode()[0]]
+            yield from _at(
+                lines, f"labels {join_truncated(own.unique())} differ only in case or spaces; use one of them"
+            )
     if "patient" in table and "case" in table:
         yield from _inconsistent(table, "patient", "case")
     if config.split != "ratio":
@@ -198,5 +221,5 @@ def _at(lines: Sequence[int] | pd.Index, rule: str) -> Iterator[str]:
 
 
 def _data_error(path: Path, faults: Sequence[str]) -> DataError:
-    more = [f"and {len(faults) - MAX_FAULTS} more faults"] if len(faults) > MAX_FAULTS else []
+    more = [f"and {pluralize(len(faults) - MAX_FAULTS, 'more fault')}"] if len(faults) > MAX_FAULTS else []
     return DataError("\n  ".join([f"data.table={path}: {faults[0]}", *faults[1:MAX_FAULTS], *more]))

@@ -53,7 +53,7 @@ def test_a_table_of_three_classes_is_trained_on_evaluated_and_predicted(folder: 
     assert not {"per_magnification", "per_subtype"} & json.loads((run / "test" / "metrics.json").read_text()).keys()
     (folder / "images.csv").rename(folder / "moved.csv")
     for program, arguments in {
-        "train": ("resume=run", "+data.table=moved.csv", "trainer.max_epochs=2"),
+        "train": ("resume=run", "data.table=moved.csv", "trainer.max_epochs=2"),
         "evaluate": ("run=run", "data.table=moved.csv", "tta=flips", "trainer.accelerator=cpu"),
         "predict": ("run=run", "images=00.png", "gradcam=true", "trainer.accelerator=cpu", "hydra.run.dir=predicted"),
     }.items():

@@ -88,6 +88,26 @@ def test_all_unreadable_images_are_named_at_once(open_cache: OpenCache, records:
     assert not list((tmp_path / "cache").glob("*.safetensors*"))
 
 
+def test_equal_pixels_of_two_patients_are_reported(
+    write_images: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["SOB_B_A-14-22549AB-200-001.png", "SOB_B_A-14-22549AB-200-002.png", "SOB_B_A-14-22549CD-200-001.png"]
+    root = write_images(*names)
+    dataset = open_breakhis(root, task="binary", magnifications=[200], require_complete=False)
+    paths = [record.path for record in dataset.records]
+
+    def reported() -> str:
+        caplog.clear()
+        ImageCache.open(dataset.records, image_size=8, folder=tmp_path / "cache", progress_bar=False)
+        return caplog.text
+
+    paths[1].write_bytes(paths[0].read_bytes())
+    assert not reported()
+    paths[2].write_bytes(paths[0].read_bytes())
+    for text in (reported(), reported()):  # of a cache that was built, and of one that was there
+        assert f"in 1 of 3 images, for example {names[0]} and {names[2]};" in text
+
+
 def test_transformed_images_are_cached_by_key(open_cache: OpenCache) -> None:
     plain = open_cache()
     inverted = plain.transform(lambda image: 255 - image, key="inverted", progress_bar=False)

@@ -95,8 +95,17 @@ def test_a_class_of_two_cases_is_in_both_subsets_at_any_fraction(published: Publ
 def test_a_single_case_cannot_be_split(published: Published) -> None:
     dataset = published()
     one = replace(dataset, records=tuple(record for record in dataset.records if record.case == "14-22549"))
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"data\.test_fraction=0\.3: "):
         splits.ratio_split(one, test_fraction=0.3, seed=0)
+
+
+def test_a_class_of_a_single_case_is_refused_where_the_split_is_drawn(published: Published) -> None:
+    dataset = published()
+    case = next(record.case for record in dataset.records if record.target == 0)
+    few = replace(dataset, records=tuple(each for each in dataset.records if each.target == 1 or each.case == case))
+    for keys in (["data.split=ratio"], ["data.val_fraction=0.2"]):
+        with pytest.raises(DataError, match=r"data\.(test|val)_fraction=0\.\d: benign has fewer than two cases"):
+            splits.make_split(few, train_config(*keys).data, seed=0)
 
 
 def test_the_evaluated_images_do_not_depend_on_the_train_magnifications(published: Published) -> None:

@@ -72,6 +72,11 @@ def test_intervals_resample_cases_else_patients_else_images(write_table: Write) 
     assert [each.has_patients for each in (by_case, by_patient, by_image)] == [True, True, False]
 
 
+def test_a_description_has_the_singular_of_one(write_table: Write) -> None:
+    dataset = open_table(*write_table(ROWS.assign(patient="p0", split="train")))
+    assert dataset.description.endswith("of 1 patient in 1 case")
+
+
 def test_images_in_several_folders_are_named_by_their_paths(write_table: Write) -> None:
     names = [f"{folder}/{index}.png" for folder in "xy" for index in range(6)]
     dataset = open_table(*write_table(ROWS.assign(image=names)))
@@ -99,6 +104,32 @@ def test_the_split_comes_from_the_columns_or_keeps_patients_together(write_table
     assert subsets("data.split=null", rows=ROWS.drop(columns="split")).keys() == {"train", "test"}
 
 
+def test_whole_numbers_may_have_a_decimal_point(write_table: Write) -> None:
+    whole = ROWS.assign(fold=ROWS["patient"].str[1:], magnification=["20"] * 8 + ["40"] * 4)
+    points = whole.assign(fold=whole["fold"] + ".0", magnification=whole["magnification"] + ".0")
+    expected, found = (
+        open_table(*write_table(table), "data.magnification=20", "data.fold=2").records for table in (whole, points)
+    )
+    assert found == expected
+    assert len(found) == 8
+
+
+def test_messages_of_a_split_are_in_the_terms_of_a_table(write_table: Write) -> None:
+    def refused(table: pd.DataFrame, *overrides: str) -> str:
+        keys = [*write_table(table), *overrides]
+        with pytest.raises(DataError) as caught:
+            make_split(open_table(*keys), config_of(*keys), seed=0)
+        return str(caught.value)
+
+    train_lacks_c = ROWS.assign(label=["a", "b"] * 3 + ["a", "b", "c"] * 2)
+    assert refused(train_lacks_c).startswith("the split of images.csv: train has no c image")
+    one_patient_of_c = ROWS.assign(label=["a", "b", "b"] * 3 + ["a", "b", "c"])
+    found = refused(one_patient_of_c, "data.split=ratio")
+    assert found.startswith("data.test_fraction=0.3: c has fewer than two cases")
+    one_image_of_c = one_patient_of_c.drop(columns=["patient", "split"])
+    assert refused(one_image_of_c).startswith("data.test_fraction=0.3: c has fewer than two images")
+
+
 def changed(**columns: Mapping[int, str]) -> pd.DataFrame:
     """Return the rows with other cells, by column and row."""
     table = ROWS.assign(fold=ROWS["patient"], magnification="20", weight="1", case=ROWS["patient"])
@@ -116,6 +147,8 @@ FAULTS: dict[str, tuple[pd.DataFrame, list[str], str]] = {
     "unknown file": (ROWS, ["7.png"], "line 9.*7.png"),
     "duplicate path": (changed(image={4: "./0.png"}), [], "line 6"),
     "one class": (ROWS.assign(label="a"), [], "label"),
+    "label in two cases": (changed(label={4: "A"}), [], "line 6:.*a, A"),
+    "label with a space": (changed(label={1: "in situ", 4: "insitu", 7: "In situ"}), [], "in situ, insitu, In situ"),
     "other subset": (changed(split={4: "validation"}), [], "line 6.*split"),
     "patient on both sides": (changed(split={0: "test"}), [], "line 2, 3, 4.*p0"),
     "case on both sides": (changed(split={0: "test"}).drop(columns="patient"), [], "line 2, 3, 4.*p0"),
@@ -151,14 +184,31 @@ def test_all_faults_are_in_one_message(write_table: Write) -> None:
     assert len(str(caught.value).splitlines()) == 4
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"image,label\na,\xe9\n", b"image;label\na;b\n", b"image,label\na,b,c\n", None]
-)
-def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes | None) -> None:
+NO_TABLES = {
+    b"": "image is missing",
+    b"image,label\na,\xe9\n": "line 2",
+    b"image|label\na|b\n": "image is missing",
+    b"image,label\na,b\na,b,c\na,b,c,d\n": "line 3, 4.*quotes",
+    b"image,label\na\n": "line 2.*label is empty",
+    b'image,label\n"a,b\n': "line 2.*CSV.*quote",
+    None: "is not a file",
+}
+
+
+@pytest.mark.parametrize("content", NO_TABLES)
+def test_other_files_are_refused_by_name_and_line(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "images.csv").write_bytes(content)
-    with pytest.raises(DataError, match=r"images\.csv"):
+    with pytest.raises(DataError, match=rf"(?s)images\.csv.*{NO_TABLES[content]}"):
         open_table("data=table", f"data.table={tmp_path / 'images.csv'}")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_spreadsheets_separate_values_by_semicolons_or_tabs(write_table: Write, tmp_path: Path, separator: str) -> None:
+    keys = write_table(ROWS)
+    expected = open_table(*keys).records
+    ROWS.assign(note="1,5").to_csv(tmp_path / "images.csv", sep=separator, index=False)
+    assert open_table(*keys).records == expected
 
 
 def test_a_data_set_of_your_own_is_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
