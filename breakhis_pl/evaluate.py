@@ -114,7 +114,13 @@ def calibrate(run: RunFolder, *, sensitivity: float) -> None:
     rows = read_predictions(run.path / Subset.VAL / PREDICTIONS_CSV)
     fitted = fit_calibration(rows, sensitivity=sensitivity)
     write_calibration(run.path / CALIBRATION_JSON, fitted)
-    log.info("calibration: temperature %.3f, threshold %.3f", fitted.temperature, fitted.threshold)
+    log.info(
+        "calibration: temperature %.3f, threshold %.3f; on validation images sensitivity %.3f, specificity %.3f",
+        fitted.temperature,
+        fitted.threshold,
+        fitted.sensitivity_reached,
+        fitted.specificity_reached,
+    )
 
 
 def load_classifier(

@@ -91,7 +91,13 @@ def evaluate_table(path: Path, **options: Any) -> dict[str, Any]:
             "temperature": fitted.temperature,
             "threshold": fitted.threshold,
             "wanted_sensitivity": fitted.sensitivity,
-            "fitted_on": {"subset": "val", "n_images": fitted.n_images, "n_cases": fitted.n_cases},
+            "fitted_on": {
+                "subset": "val",
+                "n_images": fitted.n_images,
+                "n_cases": fitted.n_cases,
+                "n_positive_cases": fitted.n_positive_cases,
+                "specificity": fitted.specificity_reached,
+            },
             **{metric.name: summary[metric.name] for metric in shown("calibration")},
             "confusion_matrix": summary["confusion_matrix"],
         }
@@ -205,11 +211,16 @@ def classification_report(metrics: Mapping[str, Any]) -> str:
     rows.append(["weighted", *weighted, str(metrics["n_images"])])
     rows += [[""], ["true class", *(f"as {name}" for name in names)]]
     rows += [[name, *map(str, counts)] for name, counts in zip(names, metrics["confusion_matrix"], strict=True)]
-    lines = [" ".join((f"{row[0]:<12}", *(f"{cell:>{width}}" for cell in row[1:]))).rstrip() for row in rows]
+    first = max(12, *map(len, names))
+    lines = [" ".join((f"{row[0]:<{first}}", *(f"{cell:>{width}}" for cell in row[1:]))).rstrip() for row in rows]
     for metric in METRICS.values():
         if metric.name in metrics and metric.shown:
             of_class = f" ({names[metric.class_index]})" if metric.basis in ("positive", "negative") else ""
             lines.append(f"{metric.title + of_class:<28} {format_estimate(metrics[metric.name])}")
+    if "calibrated" in metrics:
+        at_threshold = metrics["calibrated"]
+        estimates = (f"{name} {format_estimate(at_threshold[name])}" for name in ("sensitivity", "specificity"))
+        lines.append(f"Calibrated, at threshold {at_threshold['threshold']:.3f}: {', '.join(estimates)}")
     return "\n".join(lines)
 
 
