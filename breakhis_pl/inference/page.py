@@ -45,17 +45,12 @@ def write_page(
         is_synthetic: Whether the network was trained on generated images.
     """
     is_flagged = table["out_of_distribution"] == "true"
-    has_decisions, has_flags = ((table[column] != "").any() for column in ("decision", "out_of_distribution"))
-    counts = [
-        [
-            name,
-            f"{is_predicted.sum():,}",
-            f"{(table['decision'] == name).sum():,}" if has_decisions else None,
-            f"{(is_predicted & is_flagged).sum():,}" if has_flags else None,
-        ]
-        for name, is_predicted in ((name, table["predicted"] == name) for name in classes)
-    ]
-    headings = ("predicted", "decided", "out of distribution")
+    columns = {"predicted": table["predicted"]}
+    if calibration is not None:
+        columns["decided"] = table["decision"]
+    if (table["out_of_distribution"] != "").any():
+        columns["out of distribution"] = table["predicted"].where(is_flagged)
+    counts = [[name, *(f"{(values == name).sum():,}" for values in columns.values())] for name in classes]
     warnings = []
     if is_synthetic:
         warnings.append(("The network was trained on synthetic images.", "Its predictions mean nothing."))
@@ -68,7 +63,7 @@ def write_page(
         title=title,
         n_pictures=len(table),
         warnings=warnings,
-        counts=Table("Pictures by class", ["class", *headings], counts),
+        counts=Table("Pictures by class", ["class", *columns], counts),
         calibration=calibration,
         positive=classes[-1],
         thumbnails=[
@@ -99,7 +94,7 @@ def make_caption(row: pd.Series, classes: Sequence[str]) -> str:
     """Describe the prediction of a picture."""
     predicted = row["predicted"]
     parts = [f"{predicted}, probability {row[f'prob_{predicted}']:.3f}"]
-    if row["decision"] != "":
+    if row.get("decision", "") != "":
         parts.append(f"decision {row['decision']}, calibrated probability {row[f'prob_{classes[-1]}_calibrated']:.3f}")
     if row["out_of_distribution"] == "true":
         parts.append(f"out of distribution, distance {row['out_of_distribution_distance']:.2f}")

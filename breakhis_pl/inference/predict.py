@@ -69,7 +69,7 @@ def predict(config: PredictConfig, folder: Path) -> None:
             title=f"{backbone}, {config.run.name}",
             is_synthetic=predictor.is_synthetic,
         )
-    for column in ("predicted", "decision", "out_of_distribution"):
+    for column in table.columns.intersection(["predicted", "decision", "out_of_distribution"]):
         counts = table.loc[table[column] != "", column].value_counts()
         values = ", ".join(f"{name} {n:,}" for name, n in counts.items())
         log.info("%s: %s", column, values or "empty, because nothing was fitted for this checkpoint")
@@ -123,12 +123,16 @@ def decode_batches(
 
 
 def to_table(pictures: Sequence[Picture], predictor: Predictor) -> pd.DataFrame:
-    """Predict pictures; return rows of predictions.csv, where what is not known is empty."""
+    """Predict pictures; return rows of predictions.csv.
+
+    What is not known is empty. Only two classes have a calibrated probability and a decision.
+    """
     classes = np.array(predictor.classifier.parent_classes)
     probabilities, distances = np.empty((0, len(classes))), None
     if pictures:
         probabilities, distances = predictor.predict(np.stack([picture.pixels for picture in pictures]))
     positive, calibration = f"prob_{classes[-1]}_calibrated", predictor.calibration
+    of_calibration = (positive, "decision") if len(classes) == 2 else ()
     table = pd.DataFrame(
         {
             "image": [str(picture.path) for picture in pictures],
@@ -136,7 +140,7 @@ def to_table(pictures: Sequence[Picture], predictor: Predictor) -> pd.DataFrame:
             "height": [picture.height for picture in pictures],
             **{f"prob_{name}": probabilities[:, index] for index, name in enumerate(classes)},
             "predicted": classes[probabilities.argmax(axis=1)],
-            **dict.fromkeys((positive, "decision", *OUT_OF_DISTRIBUTION, "gradcam"), ""),
+            **dict.fromkeys((*of_calibration, *OUT_OF_DISTRIBUTION, "gradcam"), ""),
         }
     )
     if calibration is not None:

@@ -149,7 +149,7 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
         if types is None
         else _confusion_picture(types, types["class_names"], f"Tumor types: {title}", run.note),
         gallery=_gallery(run.folder / "test"),
-        configuration=_configuration(run.config),
+        configuration=_configuration(run.config, is_binary=predictions.n_classes == 2),
         facts=_facts(run),
     )
 
@@ -450,14 +450,18 @@ def _gallery(folder: Path) -> list[tuple[str, list[tuple[GalleryEntry, Picture]]
     return [(GALLERY_HEADINGS[kind], list(group)) for kind, group in groupby(pictures, key=lambda entry: entry[0].kind)]
 
 
-def _configuration(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the configuration by group; keys outside groups come last."""
+def _configuration(config: Mapping[str, Any], *, is_binary: bool) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the configuration by group, then keys outside groups, `task` only of two classes."""
     groups = [
         (name, [(key, _yaml(each)) for key, each in flatten(value).items()])
         for name, value in config.items()
         if isinstance(value, Mapping) and value
     ]
-    alone = [(name, _yaml(value)) for name, value in config.items() if not isinstance(value, Mapping)]
+    alone = [
+        (name, _yaml(value))
+        for name, value in config.items()
+        if not isinstance(value, Mapping) and (name != "task" or is_binary)
+    ]
     return [*groups, ("other keys", alone)]
 
 
