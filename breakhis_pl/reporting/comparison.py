@@ -36,7 +36,7 @@ from breakhis_pl.reporting.pairs import (
     group_by_images,
     pair_table,
 )
-from breakhis_pl.reporting.published import metric_title, published_sentences, published_table
+from breakhis_pl.reporting.published import published_sentences, published_table
 from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
 from breakhis_pl.reporting.repeats import Repeats, Spread, repeats, with_names
 from breakhis_pl.reporting.run_report import (
@@ -428,10 +428,16 @@ def _published_section(runs: Sequence[Run]) -> Section:
 
 
 def _class_section(runs: Sequence[Run]) -> Section:
-    names = [f"{metric.name}_{name}" for name in _classes(runs) for metric in METRICS.values() if metric.per_class]
-    rows: list[list[Cell]] = [[run.name, *(run.estimate(name) for name in names)] for run in runs]
-    headings = ["Run", *map(metric_title, names)]
-    return Section("classes", "By class", tables=[Table("Metrics of each class", headings, rows)])
+    metrics = [metric for metric in METRICS.values() if metric.per_class]
+    rows: list[list[Cell]] = [
+        [run.name, name, *(run.metrics["per_class"][name][metric.name] for metric in metrics)]
+        for name in _classes(runs)
+        for run in runs
+        if run.metrics is not None and name in run.metrics["class_names"]
+    ]
+    headings = ["Run", "Class", *(metric.title for metric in metrics)]
+    table = Table("Metrics of each class", headings, rows, texts={"Class"})
+    return Section("classes", "By class", tables=[table])
 
 
 def _cost_section(runs: Sequence[Run]) -> Section:

@@ -275,3 +275,12 @@ def test_runs_on_another_drive_of_windows_are_linked_by_their_address(
     write_comparison(tmp_path)
     text = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert all(page.resolve().as_uri() in text for page in pages)
+
+
+def test_each_class_of_each_run_has_a_row(tmp_path: Path) -> None:
+    runs = add_runs(tmp_path, 2)
+    rows = ParsedPage(write_comparison(tmp_path)[0].with_suffix(".html")).tables["Metrics of each class"]
+    assert rows[0] == ["Run", "Class", "Precision", "Recall", "F1"]
+    assert [row[1] for row in rows[1:]] == ["benign", "benign", "malignant", "malignant"]
+    recall = metrics_of(runs[1])["per_class"]["malignant"]["recall"]["value"]
+    assert rows[4][3].startswith(f"{recall:.3f}")
