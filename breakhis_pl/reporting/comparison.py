@@ -210,6 +210,13 @@ def _data_sentences(runs: Sequence[Run]) -> list[str]:
         sentences.append(f"{title}, {where}: {sizes[0]} train and {sizes[1]} test images.")
     n_with_result = sum(run.metrics is not None for run in runs)
     sentences.append(f"{n_with_result} of {len(runs)} run{'' if len(runs) == 1 else 's'} with a result.")
+    by_classes: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for run in runs:
+        if run.metrics is not None:
+            by_classes[tuple(run.metrics["class_names"])].append(run.name)
+    if len(by_classes) > 1:
+        parts = "; ".join(f"{join_truncated(each)} of {join_truncated(of, limit=3)}" for each, of in by_classes.items())
+        sentences.append(f"The runs have different classes, so their metrics cannot be compared: {parts}.")
     sentences += dict.fromkeys(map(cases_text, runs))
     return sentences
 
