@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from breakhis_pl.metrics.calibration import Calibration
+from breakhis_pl.reporting.checks import Check, documentation_link
 from breakhis_pl.reporting.pages import Picture, Table, data_uri, render
 from breakhis_pl.run_folder import write_text
 
@@ -30,7 +31,7 @@ def write_page(
     classes: Sequence[str],
     calibration: Calibration | None,
     title: str,
-    is_synthetic: bool = False,
+    checks: Sequence[Check],
 ) -> None:
     """Write the page.
 
@@ -42,7 +43,7 @@ def write_page(
         classes: Names of the classes.
         calibration: Temperature and threshold of the decisions.
         title: Network and run.
-        is_synthetic: Whether the network was trained on generated images.
+        checks: Checks that the run did not pass.
     """
     is_flagged = table["out_of_distribution"] == "true"
     columns = {"predicted": table["predicted"]}
@@ -52,8 +53,6 @@ def write_page(
         columns["out of distribution"] = table["predicted"].where(is_flagged)
     counts = [[name, *(f"{(values == name).sum():,}" for values in columns.values())] for name in classes]
     warnings = []
-    if is_synthetic:
-        warnings.append(("The network was trained on synthetic images.", "Its predictions mean nothing."))
     if is_flagged.any():
         warnings.append((f"{is_flagged.sum():,} pictures are out of distribution.", "Do not use their predictions."))
     if len(failures) > 0:
@@ -62,6 +61,8 @@ def write_page(
         "predictions.html.j2",
         title=title,
         n_pictures=len(table),
+        checks=checks,
+        documentation=documentation_link(path.parent),
         warnings=warnings,
         counts=Table("Pictures by class", ["class", *columns], counts),
         calibration=calibration,

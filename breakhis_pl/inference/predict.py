@@ -19,7 +19,9 @@ from breakhis_pl.inference.page import N_SHOWN, PREDICTIONS_PAGE, write_page
 from breakhis_pl.inference.pictures import find_pictures
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, Unreadable, open_predictor
 from breakhis_pl.metrics.calibration import at_temperature
+from breakhis_pl.reporting.checks import prediction_checks
 from breakhis_pl.reporting.gallery import save_picture
+from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import lock_run
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def predict(config: PredictConfig, folder: Path) -> None:
             classes=classes,
             calibration=predictor.calibration,
             title=f"{backbone}, {config.run.name}",
-            is_synthetic=predictor.is_synthetic,
+            checks=prediction_checks(read_run(config.run)),
         )
     for column in table.columns.intersection(["predicted", "decision", "out_of_distribution"]):
         counts = table.loc[table[column] != "", column].value_counts()

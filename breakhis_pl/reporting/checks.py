@@ -28,6 +28,9 @@ IMBALANCE = 1 / 3
 CALIBRATION_ERROR = 0.05
 """Lower limit of the expected calibration error above which the check reports."""
 
+FOR_PREDICTIONS = ("C01", "C02", "C03", "C08", "C10", "C12", "C16")
+"""Checks of the network and its probabilities, which matter for its predictions too; the others are of its results."""
+
 DOCUMENTATION = Path(__file__).resolve().parent.parent.parent / "docs" / "checks.md"
 
 
@@ -69,6 +72,12 @@ def run_checks(run: Run) -> list[Check]:
     found += _failed_checks_of_data(run, len(run.predictions), run.metrics["subset"])
     found += _failed_checks_of_training(run, run.predictions) if is_test else ()
     return sorted((Check(*each) for each in found), key=lambda check: check.code)
+
+
+def prediction_checks(run: Run) -> list[Check]:
+    """Return the checks that matter for predictions of other pictures; without a result, those of data and status."""
+    of_data = [Check(*each) for each in _failed_checks_of_data(run, 0, "")]
+    return [check for check in (of_data if run.metrics is None else run_checks(run)) if check.code in FOR_PREDICTIONS]
 
 
 def _failed_checks_of_data(run: Run, n_images: int, subset: str) -> Iterator[tuple[str, str, str]]:
