@@ -242,7 +242,11 @@ def _class_table(metrics: Mapping[str, Any]) -> Table:
 
 def _metrics_table(metrics: Mapping[str, Any]) -> Table:
     rows = [
-        [metric.title, metrics[metric.name], metric.meaning]
+        [
+            metric.title,
+            metrics[metric.name],
+            "; ".join(filter(None, (metric.meaning, metrics[metric.name].get("reason")))),
+        ]
         for metric in shown("report", len(metrics["class_names"]))
         if metric.name in metrics
     ]

@@ -105,6 +105,16 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     assert any(row[0] == hostile for rows in page.tables.values() for row in rows)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_value_without_an_interval_has_a_reason_beside_it(tmp_path: Path) -> None:
+    table = make_table()
+    folder = write_run(tmp_path / "run", table.take((table.target == 1) | (table.case == table.case[0])))
+    auroc = metrics_of(folder)["auroc"]
+    assert auroc["ci95"] is None
+    page = ParsedPage(write_report(folder)[0])
+    assert page.text.count(auroc["reason"]) >= 2  # first numbers and table of metrics
+
+
 PARTS = {
     "published": "#published",
     "training": "#training",
