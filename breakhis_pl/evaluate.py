@@ -23,7 +23,8 @@ from breakhis_pl.models.tta import N_VIEWS, ViewAverage
 from breakhis_pl.reporting.checks import Check, run_checks
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
 from breakhis_pl.reporting.index import write_index
-from breakhis_pl.reporting.run_report import SUBTYPE_FILES, Result, write_report, write_results
+from breakhis_pl.reporting.results import SUBTYPE_FILES, Result, write_results
+from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
 from breakhis_pl.train import make_data

@@ -21,7 +21,8 @@ from breakhis_pl.metrics.calibration import Calibration, fit_calibration, write_
 from breakhis_pl.metrics.evaluation import evaluate_table, write_metrics
 from breakhis_pl.metrics.predictions import Predictions, write_predictions
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
-from breakhis_pl.reporting.run_report import SUBTYPE_FILES, write_report, write_results
+from breakhis_pl.reporting.results import SUBTYPE_FILES, write_results
+from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.run_folder import RunFolder, RunRecord
 
 CONFIG: dict[str, Any] = {

@@ -7,7 +7,8 @@ import pytest
 
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.metrics.predictions import read_predictions, write_predictions
-from breakhis_pl.reporting.run_report import SUBTYPE_FILES, write_report, write_results
+from breakhis_pl.reporting.results import SUBTYPE_FILES, write_results
+from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.reporting.runs import read_run
 from tests.unit.reporting.conftest import (
     HISTORY,
