@@ -23,7 +23,8 @@ from breakhis_pl.models.tta import N_VIEWS, ViewAverage
 from breakhis_pl.reporting.checks import Check, run_checks
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
 from breakhis_pl.reporting.index import write_index
-from breakhis_pl.reporting.run_report import SUBTYPE_FILES, Result, write_report, write_results
+from breakhis_pl.reporting.results import SUBTYPE_FILES, Result, write_results
+from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
 from breakhis_pl.train import make_data
@@ -114,7 +115,13 @@ def calibrate(run: RunFolder, *, sensitivity: float) -> None:
     rows = read_predictions(run.path / Subset.VAL / PREDICTIONS_CSV)
     fitted = fit_calibration(rows, sensitivity=sensitivity)
     write_calibration(run.path / CALIBRATION_JSON, fitted)
-    log.info("calibration: temperature %.3f, threshold %.3f", fitted.temperature, fitted.threshold)
+    log.info(
+        "calibration: temperature %.3f, threshold %.3f; on validation images sensitivity %.3f, specificity %.3f",
+        fitted.temperature,
+        fitted.threshold,
+        fitted.sensitivity_reached,
+        fitted.specificity_reached,
+    )
 
 
 def load_classifier(

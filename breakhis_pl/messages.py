@@ -68,7 +68,7 @@ def _explain_override(error: BaseException) -> str:
         if not valid:
             return f"{key}: unknown key; +{key}=<value> adds it"
         near = difflib.get_close_matches(key.rpartition(".")[2], valid, n=1)
-        prefix = key.rpartition(".")[0]
+        prefix = str(getattr(cause, "full_key", key)).rpartition(".")[0]  # of the group that lacks the key
         hint = (
             f"did you mean {f'{prefix}.' if prefix else ''}{near[0]}?"
             if near

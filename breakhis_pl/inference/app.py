@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from markupsafe import Markup
 from PIL import Image
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 N_NEIGHBORS = 6
 SIDE = 448
 """Width of the shown picture in pixels."""
-
-COLUMNS = ("picture", "predicted", "probability", "decision", "out of distribution")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,28 +97,28 @@ def predict_files(predictor: Predictor, paths: list[str]) -> tuple[list[Picture]
     pictures = [each for each in decoded if isinstance(each, Picture)]
     table = to_table(pictures, predictor)
     highest = table[[f"prob_{name}" for name in predictor.classifier.parent_classes]].max(axis=1)
-    flags = {"true": "yes", "false": "no"}
-    rows = [
-        (
-            Path(row.image).name,
-            row.predicted,
-            f"{probability:.3f}",
-            row.decision,
-            flags.get(row.out_of_distribution, ""),
-        )
-        for row, probability in zip(table.itertuples(), highest, strict=True)
-    ]
-    rows += [(each.path.name, each.reason, "", "", "") for each in decoded if isinstance(each, Unreadable)]
-    return pictures, to_html(rows) if rows else Markup()
+    shown = pd.DataFrame(
+        {
+            "picture": [picture.path.name for picture in pictures],
+            "predicted": table["predicted"],
+            "probability": highest.map("{:.3f}".format),
+            **({"decision": table["decision"]} if "decision" in table else {}),
+            "out of distribution": table["out_of_distribution"].replace({"true": "yes", "false": "no"}),
+        }
+    )
+    unreadable = [(each.path.name, each.reason) for each in decoded if isinstance(each, Unreadable)]
+    reasons = pd.DataFrame(unreadable, columns=["picture", "predicted"]).reindex(columns=shown.columns, fill_value="")
+    shown = pd.concat([shown, reasons])
+    return pictures, to_html(shown) if len(shown) else Markup()
 
 
-def to_html(rows: Sequence[Sequence[str]]) -> Markup:
-    """Format rows as an HTML table with escaped cells."""
-    lines = [Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row) for row in rows]
+def to_html(table: pd.DataFrame) -> Markup:
+    """Format a table as HTML with escaped cells."""
+    lines = [Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row) for row in table.to_numpy()]
     body = Markup("").join(Markup("<tr>{}</tr>").format(line) for line in lines)
-    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in COLUMNS)
-    table = Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
-    return Markup('<div style="overflow-x: auto">{}</div>').format(table)
+    head = Markup("").join(Markup("<th>{}</th>").format(name) for name in table)
+    text = Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
+    return Markup('<div style="overflow-x: auto">{}</div>').format(text)
 
 
 def nearest_html(nearest: Sequence[tuple[UInt8Array, str]]) -> Markup:

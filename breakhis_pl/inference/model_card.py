@@ -25,12 +25,19 @@ def model_card(run_folder: Path, metadata: Mapping[str, Any]) -> str:
     run = read_run(run_folder)
     counts = run.data.get("n_images", {})
     images = [f"{subset}: {', '.join(f'{n:,} {name}' for name, n in of.items())}" for subset, of in counts.items()]
+    calibration = metadata["calibration"]
+    decision = calibration and (
+        f"{metadata['classes'][-1]} from a calibrated probability of {calibration['threshold']:.3f} on (temperature "
+        f"{calibration['temperature']:.3f}), fitted on {calibration['n_images']:,} validation images for a sensitivity "
+        f"of {calibration['sensitivity']:g}"
+    )
     facts = {
         "Network": metadata["backbone"],
         "Classes": ", ".join(metadata["classes"]),
         "Input": f"RGB pixels, uint8 (n, {metadata['image_size']}, {metadata['image_size']}, 3), resized "
         f"{metadata['resized']}; normalization is part of the file",
         "Output": "logits, float32 (n, n_classes); their softmax are the probabilities",
+        "Decision": decision,
         "Images": metadata["data"],
         "Split": "; ".join(images),
         "Commit": metadata["commit"],

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from breakhis_pl.metrics.calibration import Calibration
+from breakhis_pl.reporting.checks import Check, documentation_link
 from breakhis_pl.reporting.pages import Picture, Table, data_uri, render
 from breakhis_pl.run_folder import write_text
 
@@ -30,7 +31,7 @@ def write_page(
     classes: Sequence[str],
     calibration: Calibration | None,
     title: str,
-    is_synthetic: bool = False,
+    checks: Sequence[Check],
 ) -> None:
     """Write the page.
 
@@ -42,23 +43,16 @@ def write_page(
         classes: Names of the classes.
         calibration: Temperature and threshold of the decisions.
         title: Network and run.
-        is_synthetic: Whether the network was trained on generated images.
+        checks: Checks that the run did not pass.
     """
     is_flagged = table["out_of_distribution"] == "true"
-    has_decisions, has_flags = ((table[column] != "").any() for column in ("decision", "out_of_distribution"))
-    counts = [
-        [
-            name,
-            f"{is_predicted.sum():,}",
-            f"{(table['decision'] == name).sum():,}" if has_decisions else None,
-            f"{(is_predicted & is_flagged).sum():,}" if has_flags else None,
-        ]
-        for name, is_predicted in ((name, table["predicted"] == name) for name in classes)
-    ]
-    headings = ("predicted", "decided", "out of distribution")
+    columns = {"predicted": table["predicted"]}
+    if calibration is not None:
+        columns["decided"] = table["decision"]
+    if (table["out_of_distribution"] != "").any():
+        columns["out of distribution"] = table["predicted"].where(is_flagged)
+    counts = [[name, *(f"{(values == name).sum():,}" for values in columns.values())] for name in classes]
     warnings = []
-    if is_synthetic:
-        warnings.append(("The network was trained on synthetic images.", "Its predictions mean nothing."))
     if is_flagged.any():
         warnings.append((f"{is_flagged.sum():,} pictures are out of distribution.", "Do not use their predictions."))
     if len(failures) > 0:
@@ -67,8 +61,10 @@ def write_page(
         "predictions.html.j2",
         title=title,
         n_pictures=len(table),
+        checks=checks,
+        documentation=documentation_link(path.parent),
         warnings=warnings,
-        counts=Table("Pictures by class", ["class", *headings], counts),
+        counts=Table("Pictures by class", ["class", *columns], counts),
         calibration=calibration,
         positive=classes[-1],
         thumbnails=[
@@ -99,7 +95,7 @@ def make_caption(row: pd.Series, classes: Sequence[str]) -> str:
     """Describe the prediction of a picture."""
     predicted = row["predicted"]
     parts = [f"{predicted}, probability {row[f'prob_{predicted}']:.3f}"]
-    if row["decision"] != "":
+    if row.get("decision", "") != "":
         parts.append(f"decision {row['decision']}, calibrated probability {row[f'prob_{classes[-1]}_calibrated']:.3f}")
     if row["out_of_distribution"] == "true":
         parts.append(f"out of distribution, distance {row['out_of_distribution_distance']:.2f}")

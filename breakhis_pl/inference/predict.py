@@ -19,7 +19,9 @@ from breakhis_pl.inference.page import N_SHOWN, PREDICTIONS_PAGE, write_page
 from breakhis_pl.inference.pictures import find_pictures
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, Unreadable, open_predictor
 from breakhis_pl.metrics.calibration import at_temperature
+from breakhis_pl.reporting.checks import prediction_checks
 from breakhis_pl.reporting.gallery import save_picture
+from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import lock_run
 
 log = logging.getLogger(__name__)
@@ -67,9 +69,9 @@ def predict(config: PredictConfig, folder: Path) -> None:
             classes=classes,
             calibration=predictor.calibration,
             title=f"{backbone}, {config.run.name}",
-            is_synthetic=predictor.is_synthetic,
+            checks=prediction_checks(read_run(config.run)),
         )
-    for column in ("predicted", "decision", "out_of_distribution"):
+    for column in table.columns.intersection(["predicted", "decision", "out_of_distribution"]):
         counts = table.loc[table[column] != "", column].value_counts()
         values = ", ".join(f"{name} {n:,}" for name, n in counts.items())
         log.info("%s: %s", column, values or "empty, because nothing was fitted for this checkpoint")
@@ -123,12 +125,16 @@ def decode_batches(
 
 
 def to_table(pictures: Sequence[Picture], predictor: Predictor) -> pd.DataFrame:
-    """Predict pictures; return rows of predictions.csv, where what is not known is empty."""
+    """Predict pictures; return rows of predictions.csv.
+
+    What is not known is empty. Only two classes have a calibrated probability and a decision.
+    """
     classes = np.array(predictor.classifier.parent_classes)
     probabilities, distances = np.empty((0, len(classes))), None
     if pictures:
         probabilities, distances = predictor.predict(np.stack([picture.pixels for picture in pictures]))
     positive, calibration = f"prob_{classes[-1]}_calibrated", predictor.calibration
+    of_calibration = (positive, "decision") if len(classes) == 2 else ()
     table = pd.DataFrame(
         {
             "image": [str(picture.path) for picture in pictures],
@@ -136,7 +142,7 @@ def to_table(pictures: Sequence[Picture], predictor: Predictor) -> pd.DataFrame:
             "height": [picture.height for picture in pictures],
             **{f"prob_{name}": probabilities[:, index] for index, name in enumerate(classes)},
             "predicted": classes[probabilities.argmax(axis=1)],
-            **dict.fromkeys((positive, "decision", *OUT_OF_DISTRIBUTION, "gradcam"), ""),
+            **dict.fromkeys((*of_calibration, *OUT_OF_DISTRIBUTION, "gradcam"), ""),
         }
     )
     if calibration is not None:

@@ -44,6 +44,7 @@ class Calibration:
         log_loss_after: The same with the temperature.
         sensitivity_reached: Sensitivity on these rows at the threshold; at least `sensitivity`.
         specificity_reached: Specificity on these rows at the threshold.
+        n_positive_cases: Number of cases with positive images; None in files of an earlier version.
     """
 
     temperature: Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
@@ -55,6 +56,7 @@ class Calibration:
     log_loss_after: float
     sensitivity_reached: Fraction
     specificity_reached: Fraction
+    n_positive_cases: int | None = None
 
 
 def fit_calibration(predictions: Predictions, *, sensitivity: float = 0.95) -> Calibration:
@@ -92,6 +94,7 @@ def fit_calibration(predictions: Predictions, *, sensitivity: float = 0.95) -> C
         log_loss_after=float(-np.log(true_class_probability(scaled, target)).mean()),
         sensitivity_reached=float(is_called[target == 1].mean()),
         specificity_reached=float((~is_called)[target == 0].mean()),
+        n_positive_cases=len(set(predictions.case[target == 1])),
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES, tumor_type
 from breakhis_pl.metrics.calibration import CALIBRATION_JSON, calibrated, read_calibration
 from breakhis_pl.metrics.cases import N_DRAWS, CaseTable, Draws, draw_cases
-from breakhis_pl.metrics.intervals import INTERVAL_METHOD, Limits, case_intervals
+from breakhis_pl.metrics.intervals import INTERVAL_METHOD, Limits, case_intervals, missing_interval_reason
 from breakhis_pl.metrics.predictions import Predictions, read_predictions, shared_case_images, table_checksum
 from breakhis_pl.metrics.registry import METRICS, shown
 from breakhis_pl.run_folder import write_text
@@ -43,7 +43,7 @@ def evaluate(
             others.
 
     Returns:
-        A value is None if it is not defined, with "reason" beside it; an interval is None if there is none.
+        A value is None if it is not defined, an interval if there is none, with "reason" beside it.
 
     Raises:
         ConfigurationError: If there are fewer than 100 draws, or the seed is negative.
@@ -91,7 +91,13 @@ def evaluate_table(path: Path, **options: Any) -> dict[str, Any]:
             "temperature": fitted.temperature,
             "threshold": fitted.threshold,
             "wanted_sensitivity": fitted.sensitivity,
-            "fitted_on": {"subset": "val", "n_images": fitted.n_images, "n_cases": fitted.n_cases},
+            "fitted_on": {
+                "subset": "val",
+                "n_images": fitted.n_images,
+                "n_cases": fitted.n_cases,
+                "n_positive_cases": fitted.n_positive_cases,
+                "specificity": fitted.specificity_reached,
+            },
             **{metric.name: summary[metric.name] for metric in shown("calibration")},
             "confusion_matrix": summary["confusion_matrix"],
         }
@@ -113,10 +119,11 @@ def _summary(predictions: Predictions, *, seed: int, n_draws: int | None) -> dic
         values = metric.values(once).reshape(-1)
         if metric.basis == "prediction":  # as in scikit-learn: 0 for a class that is never predicted
             values = np.nan_to_num(values)
-        found = [
-            _estimate(value, limits)
-            for value, limits in zip(values, intervals.get(name, [None] * len(values)), strict=True)
-        ]
+        limits = intervals.get(name, [None] * len(values))
+        found = [_estimate(*pair) for pair in zip(values, limits, strict=True)]
+        for index, estimate in enumerate(found):
+            if n_draws is not None and estimate["ci95"] is None:
+                estimate.setdefault("reason", missing_interval_reason(metric, table, index))
         if metric.per_class:
             for class_name, estimate in zip(predictions.classes, found, strict=True):
                 per_class[class_name][name] = estimate
@@ -205,11 +212,18 @@ def classification_report(metrics: Mapping[str, Any]) -> str:
     rows.append(["weighted", *weighted, str(metrics["n_images"])])
     rows += [[""], ["true class", *(f"as {name}" for name in names)]]
     rows += [[name, *map(str, counts)] for name, counts in zip(names, metrics["confusion_matrix"], strict=True)]
-    lines = [" ".join((f"{row[0]:<12}", *(f"{cell:>{width}}" for cell in row[1:]))).rstrip() for row in rows]
+    first = max(12, *map(len, names))
+    lines = [" ".join((f"{row[0]:<{first}}", *(f"{cell:>{width}}" for cell in row[1:]))).rstrip() for row in rows]
     for metric in METRICS.values():
         if metric.name in metrics and metric.shown:
             of_class = f" ({names[metric.class_index]})" if metric.basis in ("positive", "negative") else ""
-            lines.append(f"{metric.title + of_class:<28} {format_estimate(metrics[metric.name])}")
+            estimate = metrics[metric.name]
+            reason = f" ({estimate['reason']})" if "reason" in estimate else ""
+            lines.append(f"{metric.title + of_class:<28} {format_estimate(estimate)}{reason}")
+    if "calibrated" in metrics:
+        at_threshold = metrics["calibrated"]
+        estimates = (f"{name} {format_estimate(at_threshold[name])}" for name in ("sensitivity", "specificity"))
+        lines.append(f"Calibrated, at threshold {at_threshold['threshold']:.3f}: {', '.join(estimates)}")
     return "\n".join(lines)
 
 

@@ -73,6 +73,20 @@ def case_intervals(
     return intervals
 
 
+def missing_interval_reason(metric: Metric, table: CaseTable, index: int) -> str:
+    """Say why `case_intervals` returns no interval for a value that is defined."""
+    n_cases = metric.n_cases(table, index)
+    if metric.basis == "prediction" and n_cases == 0:
+        return "no interval: the class is never predicted"
+    if n_cases < 2:
+        return f"no interval: {'a class has' if metric.basis == 'classes' else 'it is of'} one case only"
+    if table.predicts_one_class:
+        return "no interval: the network predicts one class"
+    if metric.interval == "log" and n_cases < MIN_CASES_OF_LOG:
+        return f"no interval: fewer than {MIN_CASES_OF_LOG} cases"
+    return "no interval: it hardly varies between draws of cases"
+
+
 def _interval(metric: Metric, value: float, draws: FloatArray, table: CaseTable, index: int) -> Limits:
     draws = draws[~np.isnan(draws)]
     n_cases = metric.n_cases(table, index)

@@ -1,7 +1,7 @@
 """Checks of a run: what a reader must know before its numbers. docs/checks.md has a line on each code."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ IMBALANCE = 1 / 3
 
 CALIBRATION_ERROR = 0.05
 """Lower limit of the expected calibration error above which the check reports."""
+
+FOR_PREDICTIONS = ("C01", "C02", "C03", "C08", "C10", "C12", "C16")
+"""Checks of the network and its probabilities, which matter for its predictions too; the others are of its results."""
 
 DOCUMENTATION = Path(__file__).resolve().parent.parent.parent / "docs" / "checks.md"
 
@@ -69,6 +72,12 @@ def run_checks(run: Run) -> list[Check]:
     found += _failed_checks_of_data(run, len(run.predictions), run.metrics["subset"])
     found += _failed_checks_of_training(run, run.predictions) if is_test else ()
     return sorted((Check(*each) for each in found), key=lambda check: check.code)
+
+
+def prediction_checks(run: Run) -> list[Check]:
+    """Return the checks that matter for predictions of other pictures; without a result, those of data and status."""
+    of_data = [Check(*each) for each in _failed_checks_of_data(run, 0, "")]
+    return [check for check in (of_data if run.metrics is None else run_checks(run)) if check.code in FOR_PREDICTIONS]
 
 
 def _failed_checks_of_data(run: Run, n_images: int, subset: str) -> Iterator[tuple[str, str, str]]:
@@ -142,6 +151,10 @@ def _failed_checks_of_predictions(
     wrong = [name for name in patients if not predictions.correct[predictions.patient == name].any()]
     if wrong and run.one_class is None and not run.are_independent:
         yield "C11", "A patient all wrong", f"all images of {join_truncated(wrong, limit=3)} are predicted wrongly."
+    if "calibrated" in metrics:
+        reasons = list(_threshold_faults(metrics["calibrated"], predictions.classes))
+        if reasons:
+            yield "C16", "Threshold uncertain", f"{'; '.join(reasons)}."
     n_other = int((predictions.predicted != predictions.probabilities.argmax(axis=1)).sum())
     if n_other:
         yield (
@@ -175,6 +188,23 @@ def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[t
         if differing:
             names = join_truncated(sorted(differing), limit=3)
             yield "C14", "Not the images of the run", f"in only one of predictions.csv and split.csv (test): {names}."
+
+
+def _threshold_faults(calibrated: Mapping[str, Any], classes: Sequence[str]) -> Iterator[str]:
+    fitted_on, wanted, (negative, positive) = calibrated["fitted_on"], calibrated["wanted_sensitivity"], classes
+    n_cases = fitted_on.get("n_positive_cases")
+    if n_cases is not None and wanted > 1 - 1 / n_cases + 1e-9:  # 1 - 1 / 20 is a little below 0.95
+        yield (
+            f"a sensitivity of {wanted:g} was chosen on {n_cases} {positive} validation cases; {n_cases} cases cannot "
+            f"tell a sensitivity above {1 - 1 / n_cases:.3f} (1 - 1/{n_cases}) from 1"
+        )
+    specificities = {"validation": fitted_on.get("specificity"), "test": calibrated["specificity"]["value"]}
+    subsets = [subset for subset, value in specificities.items() if value == 0]
+    if subsets:
+        yield (
+            f"at the threshold, the specificity is 0: all {negative} {' and '.join(subsets)} images are predicted as "
+            f"{positive}"
+        )
 
 
 def _shared_cases(metrics: Mapping[str, Any], n_images: int) -> str:

@@ -1,54 +1,21 @@
 """Comparison of runs: comparison.csv with all digits, comparison.md and comparison.html to read."""
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from breakhis_pl.data.breakhis import FOLDS, official_patients
-from breakhis_pl.data.dataset import Subset
 from breakhis_pl.errors import join_truncated
-from breakhis_pl.metrics.registry import METRICS, shown
+from breakhis_pl.metrics.registry import METRICS
 from breakhis_pl.reporting.checks import Check, documentation_link, run_checks
-from breakhis_pl.reporting.curves import roc_curve
-from breakhis_pl.reporting.figures import QUANTITIES, overlay_figure, roc_figure
-from breakhis_pl.reporting.pages import (
-    Cell,
-    Link,
-    Picture,
-    Section,
-    Table,
-    picture_of,
-    render,
-    table_to_markdown,
-    three_digits,
-    to_markdown,
-)
-from breakhis_pl.reporting.pairs import (
-    MAX_RUNS_IN_PAIRS,
-    compare_configurations,
-    compare_runs,
-    conclusions,
-    group_by_images,
-    pair_table,
-)
-from breakhis_pl.reporting.published import metric_title, published_sentences, published_table
-from breakhis_pl.reporting.reference_results import MAGNIFICATION, OTTO2022, PUBLISHED
-from breakhis_pl.reporting.repeats import Repeats, Spread, repeats, with_names
-from breakhis_pl.reporting.run_report import (
-    cases_text,
-    images_text,
-    split_text,
-)
+from breakhis_pl.reporting.comparison_page import class_names, lead_sentences, page_sections
+from breakhis_pl.reporting.pages import Section, render, table_to_markdown, to_markdown
+from breakhis_pl.reporting.repeats import over_folds, with_names
 from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run, shorten
-from breakhis_pl.run_folder import REPORT_PAGE, write_text
-
-MAX_DRAWN = 8
-"""Runs in one figure."""
+from breakhis_pl.run_folder import write_text
 
 MAX_TEXTS = 3
 """Sentences of a check that differ from run to run."""
@@ -84,7 +51,7 @@ def write_runs(folder: Path, runs: Sequence[Run], *, lead: str | None = None) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     title, checks = "/".join(folder.resolve().parts[-2:]), _checks(runs)
-    sentences, sections = [*_data_sentences(runs), *([lead] if lead else [])], list(_sections(folder, runs))
+    sentences, sections = [*lead_sentences(runs), *([lead] if lead else [])], list(page_sections(folder, runs))
     write_text(folder / "comparison.csv", comparison_table(runs).to_csv(index=False))
     page = render(
         "comparison.html.j2",
@@ -106,7 +73,7 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return a row per run, then mean and standard deviation over folds of each configuration."""
     names = [
         *(metric.name for metric in METRICS.values() if not metric.per_class),
-        *(f"{metric.name}_{name}" for name in _classes(runs) for metric in METRICS.values() if metric.per_class),
+        *(f"{metric.name}_{name}" for name in class_names(runs) for metric in METRICS.values() if metric.per_class),
     ]
     rows: list[dict[str, Any]] = []
     for run in runs:
@@ -117,9 +84,9 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
             facts
             | {"n_test_images": None if run.metrics is None else run.metrics["n_images"]}
             | {name: estimate and estimate["value"] for name, estimate in estimates.items()}
-            | _costs(run)
+            | run.costs
         )
-    for group in _over_folds(runs):
+    for group in over_folds(runs):
         spreads = {name: found for name in names if (found := group.over_folds(name)) is not None}
         facts = {
             "run": group.name,
@@ -131,32 +98,6 @@ def comparison_table(runs: Sequence[Run]) -> pd.DataFrame:
             rows.append(facts | {"status": status} | {name: found[place] for name, found in spreads.items()})
     table = pd.DataFrame(rows)
     return table.astype(dict.fromkeys(("n_test_images", "parameters"), "Int64"))
-
-
-def _costs(run: Run) -> dict[str, float | None]:
-    """Return size, accuracies of the evaluated epoch, and time of a run."""
-    row, record = run.final_row, run.record
-    seconds = {} if record is None else record.seconds or {}
-    rates = run.history.get("images_per_second", pd.Series(dtype=float)).dropna()
-    return {
-        "parameters": None if record is None else record.model.get("n_parameters"),
-        "train_accuracy": row.get("train_accuracy"),
-        "test_accuracy": row.get("test_accuracy"),
-        "train_minus_test_accuracy": run.overfitting,
-        "seconds": seconds.get("training"),
-        "seconds_total": seconds.get("total"),
-        "images_per_second": float(len(rates) / (1 / rates).sum()) if len(rates) else None,  # all images over all time
-    }
-
-
-def _classes(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(name for run in runs if run.metrics for name in run.metrics["class_names"]))
-
-
-def _over_folds(runs: Sequence[Run]) -> list[Repeats]:
-    """Return the configurations, if one of them has results on two folds."""
-    found = [group for group in repeats(runs) if group.folds]
-    return found if any(len(group.folds) > 1 for group in found) else []
 
 
 def _checks(runs: Sequence[Run]) -> list[Check]:
@@ -188,299 +129,6 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
         texts += shared
         merged.append(Check(code, found[0][1].title, " ".join(texts)))
     return merged
-
-
-def _data_sentences(runs: Sequence[Run]) -> list[str]:
-    kinds: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        if run.data_config and run.data.get("n_images"):
-            split = "" if run.fold is not None else split_text(run).partition(" (seed")[0]
-            kinds[images_text(run), split].append(run)
-    sentences = []
-    for (images, split), group in kinds.items():
-        folds = sorted({run.fold for run in group if run.fold is not None}, key=str)
-        whose = "the authors' " if group[0].is_of_breakhis else ""
-        where = f"{whose}fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}" if folds else split
-        sizes = [
-            " to ".join(f"{n:,}" for n in dict.fromkeys((min(counts), max(counts))))
-            for subset in ("train", "test")
-            if (counts := [sum(run.data["n_images"].get(subset, {}).values()) for run in group])
-        ]
-        title = f"{images[0].upper()}{images[1:]}" if group[0].is_synthetic else images
-        sentences.append(f"{title}, {where}: {sizes[0]} train and {sizes[1]} test images.")
-    n_with_result = sum(run.metrics is not None for run in runs)
-    sentences.append(f"{n_with_result} of {len(runs)} run{'' if len(runs) == 1 else 's'} with a result.")
-    sentences += dict.fromkeys(map(cases_text, runs))
-    return sentences
-
-
-def _sections(folder: Path, runs: Sequence[Run]) -> Iterator[Section]:
-    with_result = [run for run in runs if run.metrics is not None]
-    groups = _over_folds(runs)
-    if groups:
-        yield _fold_section(groups)
-    if with_result:
-        yield _result_section(folder, with_result)
-        pictures = list(_pictures(with_result))
-        if pictures:
-            yield Section("curves", "Curves", pictures=pictures)
-        differences = _difference_section(with_result)
-        if differences is not None:
-            yield differences
-        comparable = [run for run in with_result if run.is_on_otto2022_split]
-        if comparable:
-            yield _published_section(comparable)
-        yield _class_section(with_result)
-        yield _cost_section(with_result)
-    failed = [run for run in runs if run.status != "finished" or run.metrics is None]
-    if failed:
-        rows = [
-            [
-                run.name,
-                "running, or killed" if run.status == "running" else run.status,
-                run.folder.name,
-                (run.error or "no reason given").splitlines()[0][:300],
-            ]
-            for run in failed
-        ]
-        headings = ["Run", "Status", "Folder", "Reason"]
-        table = Table("Runs that did not finish, or have no result", headings, rows, texts=headings)
-        yield Section("failures", "Runs without a result", tables=[table])
-
-
-def _fold_section(groups: Sequence[Repeats]) -> Section:
-    metrics = shown("folds")
-    published = [result for result in PUBLISHED if result.over_folds and any(map(_has_published_folds, groups))]
-    headings = ["Configuration", *(metric.title for metric in metrics), "Folds"]
-    rows: list[list[Cell]] = []
-    for group in groups:
-        spreads = (_spread_text(group.over_folds(metric.name)) for metric in metrics)
-        rows.append([f"{group.name}{group.remark}", *spreads, str(len(group.folds))])
-    for result in published:
-        values = (result.over_folds.get(metric.name) for metric in metrics)
-        cells = [None if value is None else str(Spread(*value, len(FOLDS))) for value in values]
-        rows.append([f"{result.method} ({result.source})", *cells, str(len(FOLDS))])
-    tables = [Table("Mean ± standard deviation over folds", headings, rows)]
-    for group in groups:
-        sizes = [group.of_fold(fold)[0].metrics or {} for fold in group.folds]
-        by_fold: list[list[Cell]] = [
-            [
-                metric.title,
-                *(group.on_fold(fold, metric.name) for fold in group.folds),
-                three_digits(group.seed_deviation(metric.name)),
-            ]
-            for metric in metrics
-        ]
-        by_fold.append(["test images, cases", *(f"{size['n_images']:,}, {size['n_cases']}" for size in sizes), None])
-        headings = ["Metric", *(f"Fold {fold}" for fold in group.folds), "SD over seeds"]
-        tables.append(Table(f"{group.name} by fold", headings, by_fold))
-    pairs = compare_configurations(groups)
-    points = [*_lacks(groups), *conclusions(pairs)]
-    table = pair_table(pairs, "Configurations over the folds that both have, first minus second, with the case as unit")
-    if table is not None:
-        tables.append(table)
-    n_tests = [sum(s is Subset.TEST for s in patient.subsets.values()) for patient in official_patients().values()]
-    are_official = all(group.runs[0].is_of_breakhis for group in groups)
-    notes = [
-        "The standard deviation over folds is not a standard error: the test sets of the five folds overlap "
-        f"({sum(n > 0 for n in n_tests)} of {len(n_tests)} patients are tested, {sum(n_tests):,} times in all)."
-    ]
-    if not are_official:
-        notes = ["The standard deviation over folds is not a standard error: the networks share train images."]
-    if table is not None:
-        notes.append(
-            "The paired test pools the folds: a case that is tested in several folds counts once. It says how the "
-            "configurations differ on these cases, for these trained networks; other seeds are not part of it. AUROC "
-            "is left out: probabilities of networks trained on different folds are not on one scale."
-        )
-    heading = "Over the authors' folds" if are_official else "Over the folds"
-    return Section("folds", heading, points, tables=tables, notes=notes)
-
-
-def _has_published_folds(group: Repeats) -> bool:
-    """Whether a configuration was tested on all images of the five folds at 200X."""
-    is_complete = all(not run.is_incomplete and not run.is_synthetic for run in group.runs)
-    return (
-        group.folds == FOLDS
-        and is_complete
-        and group.runs[0].is_of_breakhis
-        and group.runs[0].magnifications[1] == (MAGNIFICATION,)
-    )
-
-
-def _lacks(groups: Sequence[Repeats]) -> Iterator[str]:
-    """Name the folds and seeds that a configuration lacks."""
-    for group in groups:
-        expected = FOLDS if group.runs[0].is_of_breakhis else ()
-        missing = [str(fold) for fold in expected if fold not in group.folds]
-        parts = [f"no result on fold{'s' if len(missing) > 1 else ''} {', '.join(missing)}"] if missing else []
-        for fold in group.folds:
-            seeds = {run.seed for run in group.of_fold(fold)}
-            parts += [f"fold {fold} without seed {seed}" for seed in group.seeds if seed not in seeds]
-        if parts:
-            yield f"{group.name} is incomplete: {'; '.join(parts)}."
-
-
-def _spread_text(found: Spread | None) -> str | None:
-    return None if found is None else str(found)
-
-
-def _result_section(folder: Path, runs: Sequence[Run]) -> Section:
-    metrics = shown("comparison")
-    headings = ["Run", *(metric.title for metric in metrics), "Test images", "Fold", "Seed"]
-    rows: list[list[Cell]] = [
-        [
-            _link(folder, run),
-            *(run.estimate(metric.name) for metric in metrics),
-            f"{len(run.predictions or ()):,}",
-            *(None if value is None else str(value) for value in (run.fold, run.seed)),
-        ]
-        for run in runs
-    ]
-    notes = ["In parentheses: 95% interval, cases resampled."]
-    groups = [group for group in repeats(runs) if len(group.folds) < 2 and len(group.seeds) > 1]
-    for group in groups:
-        spreads = (_spread_text(group.over_seeds(metric.name)) for metric in metrics)
-        name = f"{group.name}, {len(group.seeds)} seeds{group.remark}"
-        rows.append([name, *spreads, None, None, None])
-    if groups:
-        notes.append("±: standard deviation over runs of different seeds, otherwise configured alike.")
-    table = Table("Each run with its intervals", headings, rows)
-    return Section("results", "Results on the test images", tables=[table], notes=notes)
-
-
-def _link(folder: Path, run: Run) -> Cell:
-    page = run.folder / REPORT_PAGE
-    if not page.is_file():
-        return run.name
-    try:
-        return Link(run.name, Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
-    except ValueError:  # on another drive of Windows
-        return Link(run.name, page.resolve().as_uri())
-
-
-def _first(drawn: Collection[object], runs: Sequence[Run]) -> str:
-    return f" The first {MAX_DRAWN} of {len(runs)} runs." if len(drawn) == MAX_DRAWN < len(runs) else ""
-
-
-def _note(runs: Sequence[Run]) -> str | None:
-    """Return the warnings that a figure of these runs must carry."""
-    by_note: dict[str, list[str]] = defaultdict(list)
-    for run in runs:
-        if run.note is not None:
-            by_note[run.note].append(run.name)
-    lines = [note if len(names) == len(runs) else f"{note}: {join_truncated(names)}" for note, names in by_note.items()]
-    return "; ".join(lines) or None
-
-
-def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
-    """Yield curves and ROC of the first runs together."""
-    drawn = [run for run in runs if {"train_loss", "test_loss"} <= set(run.history)][:MAX_DRAWN]
-    if len(drawn) > 1:
-        names, histories = ", ".join(run.name for run in drawn), {run.name: run.history for run in drawn}
-        caption = f"Dotted lines, crosses: train; solid lines, circles: test.{_first(drawn, runs)}"
-        for quantity in QUANTITIES:
-            title = quantity.capitalize()
-            figure = overlay_figure(histories, quantity=quantity, title=title, note=_note(drawn))
-            yield picture_of(figure, alt=f"{title} by epoch of {names}."), caption
-    curves = {
-        f"{run.name}: {auroc['value']:.3f}": curve
-        for run in runs[:MAX_DRAWN]
-        if run.predictions is not None
-        and run.predictions.n_classes == 2
-        and (auroc := run.estimate("auroc")) is not None
-        and (curve := roc_curve(run.predictions, with_band=False)) is not None
-    }
-    if len(curves) > 1:
-        figure = roc_figure(curves, title="ROC curves", note=_note(runs[:MAX_DRAWN]))
-        others = " They are of different test images." if len(group_by_images(runs)) > 1 else ""
-        caption = f"ROC curves with AUROC; diamonds: predicted classes.{_first(curves, runs)}{others}"
-        yield picture_of(figure, alt=f"ROC curves; AUROC of {', '.join(curves)}."), caption
-
-
-_DIFFERENCE_NOTES = (
-    "Interval and p (two-sided) use the same draws of cases for both runs. Holm: p corrected for the number of tests "
-    "of the metric; the intervals are not corrected. Cases: for AUROC, those of the class that has fewer. McNemar's "
-    "test compares the images that only one of the two predicts correctly; it takes images of a case as independent, "
-    "so its p can be much too small.",
-    "A run is one training: a difference holds for these two trained networks. Runs with other seeds show how much a "
-    "seed changes.",
-)
-
-
-def _difference_section(runs: Sequence[Run]) -> Section | None:
-    pairs = compare_runs(runs)
-    if not pairs:
-        points = ["No two of these runs have the same test images."]
-        return Section("differences", "Differences", points) if len(runs) > 1 else None
-    table = pair_table(pairs, "First run minus second, on the same test images")
-    notes = list(_DIFFERENCE_NOTES) if table else []
-    if max(map(len, group_by_images(runs).values())) > MAX_RUNS_IN_PAIRS:
-        text = f"Of more than {MAX_RUNS_IN_PAIRS} runs on the same images, each is compared with the first one only."
-        notes.insert(0, text)
-    return Section("differences", "Differences", conclusions(pairs), tables=[table] if table else [], notes=notes)
-
-
-def _published_section(runs: Sequence[Run]) -> Section:
-    notes = ["Otto et al. 2022 print counts, not a prediction per image, so no paired test is possible."]
-    points = published_sentences(runs)
-    return Section("published", "Published results", points, tables=[published_table(runs)], notes=notes)
-
-
-def _class_section(runs: Sequence[Run]) -> Section:
-    names = [f"{metric.name}_{name}" for name in _classes(runs) for metric in METRICS.values() if metric.per_class]
-    rows: list[list[Cell]] = [[run.name, *(run.estimate(name) for name in names)] for run in runs]
-    headings = ["Run", *map(metric_title, names)]
-    return Section("classes", "By class", tables=[Table("Metrics of each class", headings, rows)])
-
-
-def _cost_section(runs: Sequence[Run]) -> Section:
-    forms = {
-        "parameters": "{:,}",
-        "train_accuracy": "{:.3f}",
-        "test_accuracy": "{:.3f}",
-        "train_minus_test_accuracy": "{:+.3f}",
-        "seconds": "{:,.1f}",
-        "seconds_total": "{:,.1f}",
-        "images_per_second": "{:,.0f}",
-    }
-    titles = [
-        "Parameters",
-        "Train accuracy",
-        "Test accuracy",
-        "Train minus test",
-        "Training (s)",
-        "Total (s)",
-    ]
-    rows: list[list[Cell]] = []
-    for run in runs:
-        costs = _costs(run)
-        cells = (None if costs[key] is None else form.format(costs[key]) for key, form in forms.items())
-        rows.append([run.name, *cells])
-    table = Table("Accuracy of the evaluated epoch, size and time", ["Run", *titles, "Images/s"], rows)
-    notes = ["Train accuracy is measured during the epoch, on augmented images.", *_overfitting_sentence(runs)]
-    return Section("overfitting", "Size, overfitting, time", tables=[table], notes=notes)
-
-
-def _overfitting_sentence(runs: Sequence[Run]) -> list[str]:
-    """State what the runs say about the claim of Otto et al. 2022; networks that predict one class say nothing."""
-    gaps: dict[str, list[float]] = defaultdict(list)
-    for run in runs:
-        model = run.model or ""
-        if model in OTTO2022 and run.overfitting is not None and run.one_class is None and not run.is_synthetic:
-            gaps[model].append(run.overfitting)
-    means = {model: sum(values) / len(values) for model, values in gaps.items()}
-    if "resnet18" not in means or len(means) < 2:
-        return []
-    values = ", ".join(f"{mean:+.3f} for {OTTO2022[model].network}" for model, mean in means.items())
-    wider = [OTTO2022[model].network for model, mean in means.items() if mean > max(0, means["resnet18"])]
-    larger = (
-        f"larger than that of ResNet-18 for {' and '.join(wider)}" if wider else "largest for ResNet-18, or below 0"
-    )
-    return [
-        "Otto et al. 2022 claim that the two larger networks overfit. Here, train minus test accuracy is "
-        f"{values}: {larger}."
-    ]
 
 
 def _markdown(lead: Sequence[str], checks: Sequence[Check], sections: Sequence[Section]) -> str:

@@ -13,7 +13,8 @@ from breakhis_pl.metrics.evaluation import ENSEMBLE_JSON
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, align, shared_case_images, table_checksum
 from breakhis_pl.reporting.checks import Check
 from breakhis_pl.reporting.comparison import write_runs
-from breakhis_pl.reporting.run_report import images_text, write_results
+from breakhis_pl.reporting.results import write_results
+from breakhis_pl.reporting.run_report import images_text
 from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run
 from breakhis_pl.run_folder import write_text
 

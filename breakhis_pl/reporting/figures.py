@@ -243,9 +243,10 @@ def confusion_matrix_figure(
     counts = np.asarray(matrix, dtype=np.int64)
     support, total = counts.sum(1), int(counts.sum())
     fractions = np.divide(counts, support[:, None], out=np.full(counts.shape, np.nan), where=support[:, None] > 0)
-    is_small = len(classes) <= 3
-    width, height, (count_size, fraction_size) = (5.6, 4.4, (17, 11)) if is_small else (9.2, 7.4, (11, 8))
-    figure = new_figure(width=width, height=height, title=title, note=note)
+    n_classes, is_small = len(classes), len(classes) <= 3
+    side = max(5.6, 1.5 + 0.52 * n_classes)  # 0.52 inches hold a count of four digits
+    count_size, fraction_size = (17, 11) if is_small else (13, 10) if n_classes <= 5 else (10, 9)
+    figure = new_figure(width=side, height=4.4 if is_small else side + 0.4, title=title, note=note)
     axes = figure.add_subplot()
     axes.set_facecolor("#e6e6e6")  # rows of classes without images
     image = axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
@@ -255,20 +256,25 @@ def confusion_matrix_figure(
         fraction = fractions[row, column]
         style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white" if fraction > 0.55 else "black"}
         axes.text(column, row, f"{count:,}\n", size=count_size, weight="bold", **style)
-        text = "no images" if math.isnan(fraction) else f"{fraction:.1%}"
+        text = "no images" if math.isnan(fraction) else f"{fraction:.1%}" if is_small else f"{fraction:.0%}"
         axes.text(column, row, f"\n\n{text}", size=fraction_size, **style)
     for set_ticks, sums in ((axes.set_yticks, support), (axes.set_xticks, counts.sum(0))):
-        labels = [f"{name}\n{n:,} images" for name, n in zip(classes, sums, strict=True)]
-        set_ticks(range(len(classes)), labels, parse_math=False)
-        set_ticks(np.arange(1, len(classes)) - 0.5, minor=True)
-    axes.set(xlabel="Predicted class", ylabel="True class")
+        labels = [
+            textwrap.fill(f"{name.replace('_', '_ ')} ({n:,})", 14) for name, n in zip(classes, sums, strict=True)
+        ]
+        set_ticks(range(n_classes), [label.replace("_ ", "_") for label in labels], parse_math=False)
+        set_ticks(np.arange(1, n_classes) - 0.5, minor=True)
+    axes.set(xlabel="Predicted class (images)", ylabel="True class (images)")
     axes.set_title(
         f"{np.trace(counts):,} of {total:,} images correct ({np.trace(counts) / total:.1%})", size=10, color=GRAY
     )
     axes.grid(which="minor", color="white", linewidth=2)
-    axes.tick_params(which="both", length=0)
-    bar = figure.colorbar(image, ax=axes, fraction=0.06, format=PercentFormatter(xmax=1.0))
-    bar.set_label("Fraction of the true class (%)")
+    axes.tick_params(which="both", length=0, labelsize=min(10, fraction_size))
+    if is_small:
+        bar = figure.colorbar(image, ax=axes, fraction=0.06, format=PercentFormatter(xmax=1.0))
+        bar.set_label("Fraction of the true class (%)")
+    else:
+        axes.tick_params(axis="x", rotation=90)
     return figure
 
 

@@ -71,7 +71,8 @@ def compare_runs(runs: Sequence[Run]) -> list[Pair]:
         a, b, pair = first.predictions, second.predictions, Pair(first.name, second.name)
         if a is None or b is None:
             continue
-        reason = _one_class([first, second]) or _other_images(first, second)
+        reason = "other classes" if a.classes != b.classes else _one_class([first, second])
+        reason = reason or _other_images(first, second)
         if reason is None:
             try:
                 aligned = align(b, a)
@@ -176,13 +177,15 @@ def conclusions(pairs: Sequence[Pair]) -> list[str]:
         return texts
     n_shown, n_compared = sum(pair.is_shown for pair in pairs), sum(pair.reason is None for pair in pairs)
     if n_compared == 0:
-        return ["No pair of runs can be compared: one class only, or other test images."]
+        return ["No pair of runs can be compared: one class only, other classes, or other test images."]
     counts = (
         f"{n_shown} of {n_compared} compared pairs differ significantly in {_title()}. The others may differ too; "
         "these data do not show it."
     )
     if n_compared < len(pairs):
-        counts += f" {len(pairs) - n_compared} pairs are not compared: one class only, or other test images."
+        counts += (
+            f" {len(pairs) - n_compared} pairs are not compared: one class only, other classes, or other test images."
+        )
     return [counts, *texts[: min(n_shown, MAX_CONCLUSIONS)]]
 
 

@@ -22,17 +22,10 @@ def published_table(runs: Sequence[Run]) -> Table:
     for result in PUBLISHED:
         name = f"{result.method} ({result.source})" if result.source else result.method
         rows.append([name, *(three_digits(result.values.get(name)) for name in columns)])
-    headings = ["Result", *(metric_title(name) for name in columns)]
+    titles = (METRICS[name].title if name in METRICS else name.replace("f1_", "F1 ") for name in columns)
+    headings = ["Result", *titles]
     caption = f"Published results on the {N_TEST_IMAGES} test images of fold 2, beside these runs"
     return Table(caption, headings, rows, emphasized=set(range(len(runs))))
-
-
-def metric_title(name: str) -> str:
-    """Return the heading of a metric; "f1_benign" gives "F1 benign"."""
-    if name in METRICS:
-        return METRICS[name].title
-    metric, _, class_name = name.partition("_")
-    return f"{METRICS[metric].title} {class_name}"
 
 
 def published_sentences(runs: Sequence[Run]) -> list[str]:

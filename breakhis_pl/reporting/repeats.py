@@ -185,3 +185,9 @@ def _names(models: Sequence[str], configs: Sequence[Mapping[str, str]]) -> list[
                 for name, value, differs in zip(names, values, differing, strict=True)
             ]
     return names
+
+
+def over_folds(runs: Sequence[Run]) -> list[Repeats]:
+    """Return the configurations, if one of them has results on two folds."""
+    found = [group for group in repeats(runs) if group.folds]
+    return found if any(len(group.folds) > 1 for group in found) else []

@@ -1,46 +1,39 @@
-"""Results of a run: its files, and report.html from them."""
+"""report.html of a run, from its files."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from breakhis_pl.config import flatten
-from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES, tumor_type
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.metrics.calibration import TEMPERATURES
-from breakhis_pl.metrics.evaluation import METRICS_JSON, evaluate_table, format_estimate, write_metrics
-from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, shared_case_images, write_predictions
-from breakhis_pl.metrics.registry import METRICS, shown
+from breakhis_pl.metrics.evaluation import format_estimate
+from breakhis_pl.metrics.predictions import Predictions, shared_case_images
+from breakhis_pl.metrics.registry import shown
+from breakhis_pl.reporting import run_tables
 from breakhis_pl.reporting.checks import Check, documentation_link, run_checks
-from breakhis_pl.reporting.curves import Curve, precision_recall_curve, reliability_bins, roc_curve
+from breakhis_pl.reporting.curves import precision_recall_curve, reliability_bins, roc_curve
 from breakhis_pl.reporting.figures import (
     QUANTITIES,
     confusion_matrix_figure,
     curves_figure,
-    figure_pixels,
     precision_recall_figure,
     reliability_figure,
     roc_figure,
-    save_figure,
 )
 from breakhis_pl.reporting.gallery import CORRECT, HARD_PATIENT, MISTAKE, GalleryEntry, read_gallery
-from breakhis_pl.reporting.pages import Cell, Picture, Table, data_uri, picture_of, render, three_digits
+from breakhis_pl.reporting.pages import Picture, data_uri, picture_of, render
 from breakhis_pl.reporting.published import published_sentences, published_table
+from breakhis_pl.reporting.results import SUBTYPE_FILES
 from breakhis_pl.reporting.runs import Run, network_title, read_run
 from breakhis_pl.run_folder import REPORT_PAGE, write_text
 
-SUBTYPE_FILES = ("subtypes.csv", "subtype_metrics.json", "subtype_confusion_matrix.png")
-RESULT_FILES = (PREDICTIONS_CSV, METRICS_JSON, "confusion_matrix.png")
 GALLERY_HEADINGS = {MISTAKE: "Most confident mistakes", HARD_PATIENT: "Hardest patients", CORRECT: "Correct, by class"}
-
 
 CASES = (
     "The authors of BreakHis count every slide as a patient; slides whose names share a number form a case. Images of "
@@ -54,36 +47,6 @@ INDEPENDENT = (
     "Neither patients nor cases are known, so images are taken as independent. If several are of one patient, the "
     "intervals are too narrow, and images of one patient may be in train and test."
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """Metrics of a subset, and the pixels of its confusion matrix; uint8, (height, width, 3), RGB."""
-
-    metrics: dict[str, Any]
-    confusion_matrix: npt.NDArray[np.uint8]
-
-
-def write_results(
-    folder: Path, predictions: Predictions, *, title: str, note: str | None, files: tuple[str, str, str] = RESULT_FILES
-) -> Result:
-    """Write table, metrics and confusion matrix of a subset.
-
-    Args:
-        folder: Folder of the subset in the run folder.
-        predictions: The rows.
-        title: Network and split, for the figure.
-        note: Warning about the data.
-        files: Names of the three files.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    table, metrics_json, picture = (folder / name for name in files)
-    write_predictions(table, predictions)
-    metrics = evaluate_table(table)
-    write_metrics(metrics_json, metrics)
-    figure = confusion_matrix_figure(metrics["confusion_matrix"], predictions.classes, title=title, note=note)
-    save_figure(figure, picture)
-    return Result(metrics, figure_pixels(figure))
 
 
 def write_report(folder: Path) -> tuple[Path, list[Check]]:
@@ -128,28 +91,28 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
         ],
         sentence=_result_sentence(predictions, metrics),
         confusion=_confusion_picture(metrics, predictions.classes, f"Confusion matrix: {title}", run.note),
-        classes=_class_table(metrics),
-        metrics_table=_metrics_table(metrics),
+        classes=run_tables.class_table(metrics),
+        metrics_table=run_tables.metrics_table(metrics),
         metrics=metrics,
-        unit=unit_text(metrics),
-        shared_cases=_shared_case_table(metrics),
-        magnifications=_magnification_table(metrics),
+        unit=run_tables.unit_text(metrics),
+        shared_cases=run_tables.shared_case_table(metrics),
+        magnifications=run_tables.magnification_table(metrics),
         published=published_table([run]) if run.is_on_otto2022_split else None,
         published_sentence=" ".join(published_sentences([run])),
         curves=_history_pictures(run, title),
         history_sentence=_history_sentence(run),
         figures=list(_ranking_pictures(run, predictions, metrics, title)),
-        calibration=_calibration_table(metrics),
+        calibration=run_tables.calibration_table(metrics),
         calibration_sentence=_calibration_sentence(metrics),
-        patients=None if run.are_independent else _patients(predictions, shared_case_images(split)),
-        tumor_types=_tumor_type_table(metrics),
-        types=None if types is None else _class_table(types),
+        patients=None if run.are_independent else run_tables.patient_table(predictions, shared_case_images(split)),
+        tumor_types=run_tables.tumor_type_table(metrics),
+        types=None if types is None else run_tables.class_table(types),
         types_sentence=None if types is None else _types_sentence(types),
         types_picture=None
         if types is None
         else _confusion_picture(types, types["class_names"], f"Tumor types: {title}", run.note),
         gallery=_gallery(run.folder / "test"),
-        configuration=_configuration(run.config),
+        configuration=_configuration(run.config, is_binary=predictions.n_classes == 2),
         facts=_facts(run),
     )
 
@@ -216,71 +179,6 @@ def _confusion_picture(
     return picture_of(figure, alt=f"Confusion matrix; correct are {', '.join(correct)}.")
 
 
-def _class_table(metrics: Mapping[str, Any]) -> Table:
-    names = [metric.name for metric in METRICS.values() if metric.per_class]
-    labels = dict.fromkeys(metrics["class_names"], "")
-    if len(labels) == 2:
-        labels = dict(zip(labels, (" (recall: specificity)", " (recall: sensitivity)"), strict=True))
-    counts = {"support": "Images", "n_cases": "Cases"} if unit_text(metrics) == "cases" else {"support": "Images"}
-    rows: list[list[Cell]] = [
-        [f"{name}{labels[name]}", *(of[each] for each in names), *(f"{of[each]:,}" for each in counts)]
-        for name, of in metrics["per_class"].items()
-    ]
-    total = [f"{metrics['n_images']:,}", f"{metrics['n_cases']:,}"][: len(counts)]
-    rows += [
-        [heading, *(metrics[f"{kind}_{each}"] for each in names), *total]
-        for kind, heading in (("weighted", "weighted average"), ("macro", "macro average"))
-    ]
-    headings = ["Class", *(METRICS[name].title for name in names), *counts.values()]
-    columns = zip(labels, zip(*metrics["confusion_matrix"], strict=True), strict=True)
-    never = [name for name, counts in columns if sum(counts) == 0]
-    note = f"Never predicted, so that precision counts as 0: {', '.join(never)}." if never else None
-    return Table(
-        f"By class, with 95% intervals over {unit_text(metrics)}", headings, rows, emphasized={len(labels)}, note=note
-    )
-
-
-def _metrics_table(metrics: Mapping[str, Any]) -> Table:
-    rows = [
-        [metric.title, metrics[metric.name], metric.meaning]
-        for metric in shown("report", len(metrics["class_names"]))
-        if metric.name in metrics
-    ]
-    caption = f"Other metrics, with 95% intervals over {unit_text(metrics)}"
-    return Table(caption, ["Metric", "Value", "Meaning"], rows, texts={"Meaning"})
-
-
-def unit_text(metrics: Mapping[str, Any]) -> str:
-    """Return the unit that is resampled: "cases", or "images" if every image is a case."""
-    return "images" if metrics["n_cases"] == metrics["n_images"] else "cases"
-
-
-def _shared_case_table(metrics: Mapping[str, Any]) -> Table | None:
-    without = metrics.get("without_shared_cases")
-    if without is None:
-        return None
-    rows = [[metric.title, metrics[metric.name], without[metric.name]] for metric in shown("shared_cases")]
-    headings = ["Metric", f"All {metrics['n_images']:,} images", f"{without['n_images']:,} images without shared cases"]
-    return Table("Without test images whose case has images in train or validation", headings, rows)
-
-
-def _magnification_table(metrics: Mapping[str, Any]) -> Table | None:
-    table, classes = metrics.get("per_magnification", {}), metrics["class_names"]
-    if len(table) < 2:
-        return None
-    rows = [
-        [
-            f"{name}X",
-            f"{of['n_images']:,}",
-            *(three_digits(of[key]) for key in ("accuracy", "weighted_f1")),
-            *(three_digits(of["recall"][each]) for each in classes),
-        ]
-        for name, of in table.items()
-    ]
-    headings = ["Magnification", "Images", "Accuracy", "Weighted F1", *(f"Recall of {name}" for name in classes)]
-    return Table("By magnification", headings, rows)
-
-
 def _history_pictures(run: Run, title: str) -> list[Picture] | None:
     """Draw loss and accuracy, a picture each, so that they stand below each other on narrow screens."""
     if run.history.empty:
@@ -321,7 +219,7 @@ def _ranking_pictures(
     if roc is not None and precision_recall is not None:
         area = f"AUROC {format_estimate(metrics['auroc'])}"
         figure = roc_figure({area: roc}, title=f"ROC curve: {title}", note=note)
-        reached = [f"{_highest(roc, rate):.0%} at {rate:.0%}" for rate in (0.05, 0.1, 0.2)]
+        reached = [f"{roc.y[roc.x <= rate].max():.0%} at {rate:.0%}" for rate in (0.05, 0.1, 0.2)]
         alt = f"ROC curve, {area}. True positive rate by false positive rate: {', '.join(reached)}."
         caption = (
             "ROC curve. The band is the 95% interval of the true positive rate at each false positive rate, not of "
@@ -350,23 +248,6 @@ def _ranking_pictures(
     yield picture_of(figure, alt=f"Reliability diagram, {error}."), caption
 
 
-def _highest(curve: Curve, x: float) -> float:
-    return float(curve.y[curve.x <= x].max())
-
-
-def _calibration_table(metrics: Mapping[str, Any]) -> Table | None:
-    calibrated = metrics.get("calibrated")
-    if calibrated is None:
-        return None
-    rows = [
-        [metric.title, metrics[metric.name], calibrated[metric.name]]
-        for metric in shown("calibration")
-        if metric.name in metrics
-    ]
-    headings = ["Metric", "As trained, threshold 0.5", "Calibrated, chosen threshold"]
-    return Table(f"On the test images, with 95% intervals over {unit_text(metrics)}", headings, rows)
-
-
 def _calibration_sentence(metrics: Mapping[str, Any]) -> str:
     calibrated = metrics.get("calibrated")
     if calibrated is None:
@@ -379,57 +260,6 @@ def _calibration_sentence(metrics: Mapping[str, Any]) -> str:
         f"on {fitted_on['n_images']:,} validation images of {fitted_on['n_cases']:,} cases, never on test images. "
         f"Images with a calibrated probability of at least the threshold are predicted as {positive}; on validation "
         f"images, this gives a sensitivity of {calibrated['wanted_sensitivity']:g} or more."
-    )
-
-
-def _patients(predictions: Predictions, shared: frozenset[str]) -> Table:
-    """Build the table of patients, the lowest fraction of correct images first."""
-    is_binary = predictions.n_classes == 2
-    rows = predictions.to_frame().assign(
-        correct=predictions.correct,
-        probability=predictions.prob_positive
-        if is_binary
-        else predictions.probabilities[np.arange(len(predictions)), predictions.target],
-        shared=np.isin(predictions.image, list(shared)),
-    )
-    has_types = predictions.classes == CLASS_NAMES
-    by_patient = rows.groupby(["patient", "target"], as_index=False).agg(
-        n_images=("image", "size"),
-        n_correct=("correct", "sum"),
-        fraction=("correct", "mean"),
-        probability=("probability", "mean"),
-        is_shared=("shared", "any"),
-    )
-    cells: list[list[Cell]] = [
-        [
-            row.patient,
-            f"{row.target}, {SUBTYPES[code].name}" if has_types and (code := tumor_type(row.patient)) else row.target,
-            {"value": row.fraction, "ci95": None, "bar": True},
-            f"{row.n_correct} of {row.n_images}",
-            f"{row.probability:.3f}",
-            "yes" if row.is_shared else "no",
-        ]
-        for row in by_patient.sort_values(["fraction", "patient"]).itertuples()
-    ]
-    mean = f"Mean probability of {predictions.classes[-1] if is_binary else 'the true class'}"
-    headings = ["Patient", "Class", "Fraction correct", "Images correct", mean, "Case in train or validation"]
-    return Table("Patients, the lowest fraction of correct images first", headings, cells, texts={"Class"})
-
-
-def _tumor_type_table(metrics: Mapping[str, Any]) -> Table | None:
-    rows: list[list[Cell]] = [
-        [
-            f"{of['name']} ({code})",
-            of["class_name"],
-            *(f"{of[key]:,}" for key in ("n_cases", "n_patients", "n_images")),
-            f"{of['recall']:.1%}",
-        ]
-        for code, of in metrics.get("per_subtype", {}).items()
-    ]
-    headings = ["Tumor type", "Class", "Cases", "Patients", "Images", "Correct"]
-    note = "With so few patients, the fractions describe the patients tested, not the tumor type in general."
-    return (
-        Table("Fraction of correct images by tumor type", headings, rows, texts={"Class"}, note=note) if rows else None
     )
 
 
@@ -450,14 +280,18 @@ def _gallery(folder: Path) -> list[tuple[str, list[tuple[GalleryEntry, Picture]]
     return [(GALLERY_HEADINGS[kind], list(group)) for kind, group in groupby(pictures, key=lambda entry: entry[0].kind)]
 
 
-def _configuration(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the configuration by group; keys outside groups come last."""
+def _configuration(config: Mapping[str, Any], *, is_binary: bool) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the configuration by group, then keys outside groups, `task` only of two classes."""
     groups = [
         (name, [(key, _yaml(each)) for key, each in flatten(value).items()])
         for name, value in config.items()
         if isinstance(value, Mapping) and value
     ]
-    alone = [(name, _yaml(value)) for name, value in config.items() if not isinstance(value, Mapping)]
+    alone = [
+        (name, _yaml(value))
+        for name, value in config.items()
+        if not isinstance(value, Mapping) and (name != "task" or is_binary)
+    ]
     return [*groups, ("other keys", alone)]
 
 

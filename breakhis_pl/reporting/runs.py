@@ -152,6 +152,23 @@ class Run:
         row = self.final_row
         return row["train_accuracy"] - row["test_accuracy"] if {"train_accuracy", "test_accuracy"} <= set(row) else None
 
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """Size, accuracies of the evaluated epoch, and time."""
+        row, record = self.final_row, self.record
+        seconds = {} if record is None else record.seconds or {}
+        rates = self.history.get("images_per_second", pd.Series(dtype=float)).dropna()
+        return {
+            "parameters": None if record is None else record.model.get("n_parameters"),
+            "train_accuracy": row.get("train_accuracy"),
+            "test_accuracy": row.get("test_accuracy"),
+            "train_minus_test_accuracy": self.overfitting,
+            "seconds": seconds.get("training"),
+            "seconds_total": seconds.get("total"),
+            # all images over all time
+            "images_per_second": float(len(rates) / (1 / rates).sum()) if len(rates) else None,
+        }
+
     def estimate(self, name: str) -> Estimate | None:
         """Return a metric; "f1_benign" is the F1 of a class. None if it is not defined."""
         if self.metrics is None:

@@ -77,4 +77,4 @@ def test_a_run_or_port_that_cannot_be_used_is_refused(
 def test_nothing_in_a_cell_is_markup() -> None:
     from breakhis_pl.inference.app import to_html
 
-    assert "<b>" not in to_html([["<b>", "", "", "", ""]])
+    assert "<b>" not in to_html(pd.DataFrame({"picture": ["<b>"]}))

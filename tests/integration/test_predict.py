@@ -22,3 +22,6 @@ def test_test_images_get_the_probabilities_of_the_run_and_an_unreadable_one_sets
     assert len(both) == len(expected)
     pd.testing.assert_series_equal(both["prob_malignant_here"], both["prob_malignant"], check_names=False, rtol=1e-5)
     assert both["out_of_distribution"].mean() < 0.5
+    page = (tmp_path / "out/predictions.html").read_text(encoding="utf-8")
+    assert "#c02" in page  # synthetic images
+    assert "#c07" not in page  # no validation set, which is said of results

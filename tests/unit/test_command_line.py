@@ -68,6 +68,16 @@ def test_an_override_that_cannot_be_parsed_is_shown_without_its_password() -> No
     assert "secret" not in str(explain(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("server.port=8000", "port"), ("trainer.acelerator=cpu", "trainer.accelerator")],
+)
+def test_a_misspelled_key_is_answered_with_one_that_exists(wrong: str, meant: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose_all("app", wrong)
+    assert str(explain(caught.value)).endswith(f"did you mean {meant}?")
+
+
 @pytest.mark.extra("optuna")
 def test_an_interrupted_study_names_its_way_to_resume(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(RunCallback, "resume_hint", "")

@@ -11,6 +11,7 @@ from PIL import Image
 from breakhis_pl.errors import CheckpointError
 from breakhis_pl.evaluate import load_classifier
 from breakhis_pl.inference.onnx import export, main
+from breakhis_pl.metrics.calibration import at_temperature, read_calibration
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "predict.md"
 Capture = pytest.CaptureFixture[str]
@@ -46,6 +47,10 @@ def test_the_documented_lines_give_the_probabilities(subtype_run: Path, exported
     with torch.inference_mode():
         expected = classifier((image - mean) / std).softmax(dim=1)
     np.testing.assert_allclose(np.asarray(names["probabilities"]), expected, atol=1e-5)
+    fitted = read_calibration(subtype_run / "calibration.json")
+    calibrated = at_temperature(expected.double().numpy(), fitted.temperature)[:, 1]
+    np.testing.assert_allclose(np.asarray(names["calibrated"]), calibrated, atol=1e-5)
+    assert names["decisions"] == ["malignant" if calibrated[0] >= fitted.threshold else "benign"]
 
 
 def test_metadata_hold_what_a_user_of_the_file_needs(exported: Path) -> None:
@@ -58,7 +63,9 @@ def test_metadata_hold_what_a_user_of_the_file_needs(exported: Path) -> None:
     assert metadata["mean"] == pytest.approx([0.7, 0.5, 0.6])
     assert metadata["calibration"]["threshold"] == 0.4
     assert "diagnose" in metadata["notice"]
-    assert metadata["checkpoint_sha256"] in (exported / "network.md").read_text(encoding="utf-8")
+    card = (exported / "network.md").read_text(encoding="utf-8")
+    assert metadata["checkpoint_sha256"] in card
+    assert "0.400" in card
 
 
 @pytest.mark.parametrize("difference", [1e-3, np.nan])

@@ -17,11 +17,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from breakhis_pl.data.breakhis import SUBTYPES
-from breakhis_pl.metrics.calibration import fit_calibration, write_calibration
+from breakhis_pl.metrics.calibration import Calibration, fit_calibration, write_calibration
 from breakhis_pl.metrics.evaluation import evaluate_table, write_metrics
 from breakhis_pl.metrics.predictions import Predictions, write_predictions
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
-from breakhis_pl.reporting.run_report import SUBTYPE_FILES, write_report, write_results
+from breakhis_pl.reporting.results import SUBTYPE_FILES, write_results
+from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.run_folder import RunFolder, RunRecord
 
 CONFIG: dict[str, Any] = {
@@ -106,6 +107,7 @@ def write_run(
     trained_on: Sequence[tuple[str, str]] = (),
     missing: Sequence[str] = (),
     with_val: bool = True,
+    is_calibrated: bool = False,
     **record: Any,
 ) -> Path:
     """Write the folder of a run; without a table, it has no result.
@@ -137,6 +139,8 @@ def write_run(
         rows += [("b-200-001.png", "b", "13-2", "val"), ("c-200-001.png", "c", "13-3", "val")] if with_val else []
         pd.DataFrame(rows, columns=["image", "patient", "case", "subset"]).to_csv(run.split_csv, index=False)
         write_table(folder / "test", table)
+        if is_calibrated:
+            add_calibration(folder)
     return folder
 
 
@@ -156,9 +160,9 @@ def add_gallery(folder: Path, table: Predictions, *, n_per_kind: int = 8, has_he
     write_gallery(folder / "test", table, chosen, pixels, heat if has_heat else None)
 
 
-def add_calibration(folder: Path) -> None:
-    """Fit a calibration on other rows, and evaluate the test table with it."""
-    write_calibration(folder / "calibration.json", fit_calibration(make_table(seed=9)))
+def add_calibration(folder: Path, calibration: Calibration | None = None) -> None:
+    """Write a calibration, fitted on other rows if none is given, and evaluate the test table with it."""
+    write_calibration(folder / "calibration.json", calibration or fit_calibration(make_table(seed=9)))
     write_metrics(folder / "test/metrics.json", evaluate_table(folder / "test/predictions.csv", n_draws=200))
 
 

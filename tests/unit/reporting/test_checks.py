@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from breakhis_pl.metrics.calibration import read_calibration
 from breakhis_pl.metrics.evaluation import evaluate
 from breakhis_pl.metrics.predictions import Predictions
 from breakhis_pl.reporting import checks
 from breakhis_pl.reporting.checks import DOCUMENTATION, documentation_link, run_checks
 from breakhis_pl.reporting.runs import Run, read_run
-from tests.unit.reporting.conftest import HISTORY, constant_table, make_table, write_run
+from tests.unit.reporting.conftest import HISTORY, add_calibration, constant_table, make_table, write_run
 
 MANY_CASES: dict[str, Any] = {"n_patients": 24, "n_cases": 24, "n_images": 4}
 
@@ -70,6 +71,7 @@ FAULTS: dict[str, tuple[Callable[[], Predictions], tuple[str, ...], dict[str, An
     "C13": (lambda: with_threshold(0.9), (), {}),
     "C14": (good_table, (), {"missing": ["gone.png"]}),
     "C15": (lambda: replace(good_table(), case=good_table().image, patient=good_table().image), (), {}),
+    "C16": (good_table, (), {"is_calibrated": True}),
 }
 
 
@@ -104,6 +106,20 @@ def test_overfitting_is_reported_beyond_its_limit_only(tmp_path: Path) -> None:
     for accuracy, codes in ((0.9499, []), (0.9501, ["C08"])):
         history = HISTORY.assign(train_accuracy=accuracy, test_accuracy=0.85)
         assert codes_of(write_run(tmp_path / str(accuracy), good_table(), history=history)) == codes
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "n_cases", "specificity", "codes"),
+    [(0.95, 20, 0.1, []), (0.95, 19, 0.1, ["C16"]), (0.99, 99, 0.1, ["C16"]), (0.95, 20, 0.0, ["C16"])],
+)
+def test_a_threshold_needs_cases_and_a_specificity_above_0(
+    tmp_path: Path, sensitivity: float, n_cases: int, specificity: float, codes: list[str]
+) -> None:
+    folder = write_run(tmp_path / "run", good_table(), is_calibrated=True)
+    fitted = read_calibration(folder / "calibration.json")
+    changes = {"sensitivity": sensitivity, "n_positive_cases": n_cases, "specificity_reached": specificity}
+    add_calibration(folder, replace(fitted, **changes))
+    assert codes_of(folder) == codes
 
 
 def test_codes_are_reported_once_and_in_order(tmp_path: Path) -> None:

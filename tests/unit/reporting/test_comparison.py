@@ -1,6 +1,7 @@
 """Comparison of runs: table, Markdown, page, and what is concluded."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -275,3 +276,23 @@ def test_runs_on_another_drive_of_windows_are_linked_by_their_address(
     write_comparison(tmp_path)
     text = (tmp_path / "comparison.html").read_text(encoding="utf-8")
     assert all(page.resolve().as_uri() in text for page in pages)
+
+
+def test_each_class_of_each_run_has_a_row(tmp_path: Path) -> None:
+    runs = add_runs(tmp_path, 2)
+    rows = ParsedPage(write_comparison(tmp_path)[0].with_suffix(".html")).tables["Metrics of each class"]
+    assert rows[0] == ["Run", "Class", "Precision", "Recall", "F1"]
+    assert [row[1] for row in rows[1:]] == ["benign", "benign", "malignant", "malignant"]
+    recall = metrics_of(runs[1])["per_class"]["malignant"]["recall"]["value"]
+    assert rows[4][3].startswith(f"{recall:.3f}")
+
+
+def test_runs_of_other_classes_are_named_and_not_tested(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", make_table())
+    write_run(tmp_path / "b", replace(make_table(skill=1), classes=("healthy", "malignant")), "data.split=ratio")
+    path, _ = write_comparison(tmp_path)
+    lead = path.read_text(encoding="utf-8").split("\n\n")[1]
+    assert "different classes" in lead
+    assert "healthy" in lead
+    (pair,) = compare_runs(read_runs(tmp_path))
+    assert pair.reason == "other classes"

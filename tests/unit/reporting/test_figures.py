@@ -1,6 +1,7 @@
 """Figures of ordinary and of degenerate arrays; warnings are errors in all tests."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,16 @@ def test_a_confusion_matrix_shows_counts_and_fractions_of_the_true_class() -> No
     assert {"119", "49", "25", "404", "70.8%", "29.2%", "5.8%", "94.2%"} <= texts
     (image,) = figure.axes[0].images
     np.testing.assert_allclose(np.asarray(image.get_array()), [[119 / 168, 49 / 168], [25 / 429, 404 / 429]])
+
+
+@pytest.mark.parametrize("n_classes", [2, 4, 8])
+def test_a_confusion_matrix_is_readable_on_a_narrow_screen(n_classes: int) -> None:
+    names = ["papillary_carcinoma_in_situ", *(subtype.name for subtype in SUBTYPES.values())][:n_classes]
+    figure = figures.confusion_matrix_figure(np.full((n_classes, n_classes), 1234), names, title="title")
+    figure.canvas.draw()  # sets the places of the texts
+    texts = [text for text in figure.axes[0].findobj(Text) if text.get_text().strip()]
+    pixels_per_point = 350 / (72 * figure.get_figwidth())
+    assert min(text.get_fontsize() for text in texts) * pixels_per_point > 7
+    for labels in (figure.axes[0].get_xticklabels(), figure.axes[0].get_yticklabels()):
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(a.overlaps(b) for a, b in pairwise(boxes))

@@ -7,7 +7,8 @@ import pytest
 
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.metrics.predictions import read_predictions, write_predictions
-from breakhis_pl.reporting.run_report import SUBTYPE_FILES, write_report, write_results
+from breakhis_pl.reporting.results import SUBTYPE_FILES, write_results
+from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.reporting.runs import read_run
 from tests.unit.reporting.conftest import (
     HISTORY,
@@ -103,6 +104,16 @@ def test_names_are_text_on_the_page(tmp_path: Path) -> None:
     assert hostile in page.text
     assert name.replace("\u202e", "\\u202e") in page.text
     assert any(row[0] == hostile for rows in page.tables.values() for row in rows)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_value_without_an_interval_has_a_reason_beside_it(tmp_path: Path) -> None:
+    table = make_table()
+    folder = write_run(tmp_path / "run", table.take((table.target == 1) | (table.case == table.case[0])))
+    auroc = metrics_of(folder)["auroc"]
+    assert auroc["ci95"] is None
+    page = ParsedPage(write_report(folder)[0])
+    assert page.text.count(auroc["reason"]) >= 2  # first numbers and table of metrics
 
 
 PARTS = {
