@@ -17,8 +17,13 @@ def main(composed: DictConfig) -> None:
 
     from breakhis_pl.train import show_batch, train  # noqa: PLC0415 - imports torch
 
-    run = show_batch if config.trainer.show_batch else train
-    run(config, Path(HydraConfig.get().runtime.output_dir))
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if config.trainer.show_batch:
+        show_batch(config, folder)
+    elif train(config, folder) and not command_line.pages_follow():
+        from breakhis_pl.reporting.program import report  # noqa: PLC0415 - imports matplotlib
+
+        report(folder)
 
 
 if __name__ == "__main__":

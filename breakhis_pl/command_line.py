@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -266,6 +267,8 @@ class RunCallback(Callback):
 
     show_tracebacks = False
     n_failed = 0
+    n_left = 0
+    pages: subprocess.Popen[bytes] | None = None
     resume_hint = ""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -352,10 +355,19 @@ class RunCallback(Callback):
             log.error("%s: %s", config.hydra.sweep.subdir, message or "".join(traceback.format_exception(error)))
             if "BasicLauncher" in config.hydra.launcher._target_:  # others return to a process without this count
                 job_return.status, job_return.return_value = JobStatus.COMPLETED, None  # lets the sweep end in order
-        from breakhis_pl.reporting.comparison import write_comparison  # noqa: PLC0415 - imports matplotlib
+        if RunCallback.pages is not None:
+            RunCallback.pages.wait()
+        sweep = Path(config.hydra.sweep.dir)
+        if pages_follow():
+            finished = [str(sweep / config.hydra.sweep.subdir)] if message is None else []
+            command = [sys.executable, "-m", "breakhis_pl.reporting", str(sweep), *finished]
+            RunCallback.pages = subprocess.Popen(command)  # noqa: S603
+        else:
+            from breakhis_pl.reporting.comparison import write_comparison  # noqa: PLC0415 - imports matplotlib
 
-        with suppress(RunFolderError):  # no run has begun
-            log.info("comparison: %s", write_comparison(Path(config.hydra.sweep.dir))[0].with_suffix(".html"))
+            with suppress(RunFolderError):  # no run has begun
+                log.info("comparison: %s", write_comparison(sweep)[0].with_suffix(".html"))
+        RunCallback.n_left -= 1
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Exit with status 1 if a run of the sweep failed."""
@@ -386,6 +398,21 @@ class RunCallback(Callback):
             _set_folder(config.hydra.run, "dir", _new_folder(folder))
         elif isinstance(typed, TrainConfig) and RunFolder(folder).run_json.exists():
             raise RunFolderError(f"{folder}: holds a run; resume={folder} resumes it, or choose another hydra.run.dir")
+
+
+def pages_follow() -> bool:
+    """Whether another process writes the pages of this run while the next one trains: on a GPU, before the last run.
+
+    On a CPU, the two would share the cores.
+    """
+    return RunCallback.n_left > 1 and has_gpu()
+
+
+def has_gpu() -> bool:
+    """Whether torch, which a run has imported, finds a GPU."""
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.is_available()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """From a checkpoint to predictions.csv, metrics.json and report.html."""
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from breakhis_pl.metrics.evaluation import METRICS_JSON, classification_report, 
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, read_predictions
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.tta import N_VIEWS, ViewAverage
-from breakhis_pl.reporting.checks import Check, run_checks
+from breakhis_pl.reporting.checks import run_checks
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
-from breakhis_pl.reporting.index import write_index
+from breakhis_pl.reporting.program import log_checks, report
 from breakhis_pl.reporting.results import SUBTYPE_FILES, Result, write_results
-from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
 from breakhis_pl.train import make_data
@@ -32,7 +30,6 @@ from breakhis_pl.training.performance import autocast, choose_memory_format, res
 
 log = logging.getLogger(__name__)
 
-OUTPUTS = Path("outputs")
 """Folder whose runs are listed in index.html."""
 
 DEFAULT_SENSITIVITY = 0.95
@@ -208,26 +205,11 @@ def evaluate(config: EvaluateConfig) -> None:
         if config.calibrate and table.is_file():
             write_metrics(table.parent / METRICS_JSON, evaluate_table(table))
         if is_selected and config.tta == "none" and table.is_file() and (subset is Subset.TEST or config.calibrate):
-            report(run)
+            report(run.path)
     if folder.name != Subset.TEST:
         log_checks(run_checks(read_run(run.path, place=folder.name)))
     log.info("%s images\n\n%s", subset, classification_report(result.metrics))
     log.info("%s", folder)
-
-
-def report(run: RunFolder) -> None:
-    """Write report.html and outputs/index.html; log their paths and the checks that the run did not pass."""
-    page, checks = write_report(run.path)
-    log_checks(checks)
-    log.info("report: %s", page)
-    if OUTPUTS.resolve() in run.path.resolve().parents:
-        log.info("all runs: %s", write_index(OUTPUTS))
-
-
-def log_checks(checks: Iterable[Check]) -> None:
-    """Log the checks that a run did not pass."""
-    for check in checks:
-        log.warning("%s", check)
 
 
 def moved(stored: dict[str, Any], now: EvaluateDataConfig) -> dict[str, Any]:

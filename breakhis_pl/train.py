@@ -42,7 +42,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     evaluate_on: Sequence[Subset] = (Subset.VAL, Subset.TEST),
-) -> None:
+) -> bool:
     """Train a network and evaluate it; resume the run that the folder holds, if there is one.
 
     Args:
@@ -50,6 +50,9 @@ def train(
         folder: The run folder.
         callbacks: Called before the run's own.
         evaluate_on: Subsets that are evaluated after every epoch and at the end, if the split has them.
+
+    Returns:
+        Whether there are new results on test images, for a page; False in further processes of a distributed run.
 
     Raises:
         BreakHisError: If images, weights or device cannot be used, or the folder holds another run.
@@ -59,7 +62,7 @@ def train(
     with lock_run(folder) if is_first and not config.trainer.fast_dev_run else nullcontext():
         before = run.read() if run.run_json.exists() else None
         if before is not None and is_finished(before, config, run):
-            return
+            return False
         device, precision = resolve_device(config.trainer)
         data = make_data(config, device=device, evaluate_on=evaluate_on)
         if before is not None:
@@ -104,10 +107,7 @@ def train(
             if writes:
                 draw_curves(config, run, trainer, data)
             close(loggers.values(), data)
-        if writes and Subset.TEST in data.evaluated_subsets:
-            from breakhis_pl.evaluate import report  # noqa: PLC0415 - imports matplotlib
-
-            report(run)
+    return writes and Subset.TEST in data.evaluated_subsets
 
 
 def is_finished(record: RunRecord, config: TrainConfig, run: RunFolder) -> bool:
@@ -235,10 +235,11 @@ def describe(record: RunRecord, config: TrainConfig, data: BreakHisDataModule) -
     )
     log.info("%s: %s", make_title(config.model.backbone, config.data), counts)
     log.info(
-        "%.1f million parameters, weights %s; %d epochs in %s on %s",
-        record.model["n_parameters"] / 1e6,
+        "%s parameters, weights %s; %d epoch%s in %s on %s",
+        f"{record.model['n_parameters']:,}",
         config.model.weights,
         config.trainer.max_epochs,
+        "s" if config.trainer.max_epochs > 1 else "",
         record.precision,
         record.device,
     )

@@ -78,7 +78,8 @@ class ImageCache:
             shape=(len(records), image_size, image_size, 3),
             description="decoding" if progress_bar else None,
         )
-        _report_duplicates(records, cache.checksums)
+        if len(set(cache.checksums)) < len(records):
+            _report_duplicates(records, cache.checksums)
         return cache
 
     def transform(

@@ -1,7 +1,8 @@
-"""Parts of evaluate.py that need no torch: comparison of runs, metrics of a table."""
+"""Parts of the programs that need no torch: pages, comparison of runs, metrics of a table."""
 
 import logging
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -9,12 +10,31 @@ from breakhis_pl.config import EvaluateConfig
 from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.metrics.evaluation import METRICS_JSON, classification_report, evaluate_table, write_metrics
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, read_predictions
-from breakhis_pl.reporting.checks import run_checks
+from breakhis_pl.reporting.checks import Check, run_checks
 from breakhis_pl.reporting.comparison import write_comparison
 from breakhis_pl.reporting.ensemble import write_ensemble
+from breakhis_pl.reporting.index import write_index
+from breakhis_pl.reporting.run_report import write_report
 from breakhis_pl.reporting.runs import Run
 
 log = logging.getLogger(__name__)
+
+OUTPUTS = Path("outputs")
+
+
+def report(folder: Path) -> None:
+    """Write report.html of a run and outputs/index.html; log their paths and the checks that the run did not pass."""
+    page, checks = write_report(folder)
+    log_checks(checks)
+    log.info("report: %s", page)
+    if OUTPUTS.resolve() in folder.resolve().parents:
+        log.info("all runs: %s", write_index(OUTPUTS))
+
+
+def log_checks(checks: Iterable[Check]) -> None:
+    """Log the checks that a run did not pass."""
+    for check in checks:
+        log.warning("%s", check)
 
 
 def compare(config: EvaluateConfig) -> None:
@@ -39,6 +59,5 @@ def evaluate_predictions(path: Path) -> None:
     out = path.with_name(METRICS_JSON if path.name == PREDICTIONS_CSV else f"{path.stem}_{METRICS_JSON}")
     write_metrics(out, metrics)
     run = Run(path.name, path.parent, None, "finished", metrics=metrics, predictions=read_predictions(path))
-    for check in run_checks(run):
-        log.warning("%s", check)
+    log_checks(run_checks(run))
     log.info("%s\n\n%s", classification_report(metrics), out)

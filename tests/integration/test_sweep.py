@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from breakhis_pl import command_line
 from breakhis_pl.run_folder import RunFolder
 from tests.programs import TINY, Outcome, run_program
 
@@ -49,7 +50,11 @@ def test_a_failing_run_does_not_stop_the_others(sweep: tuple[Path, Outcome]) -> 
     assert len(pd.read_csv(folder / "comparison.csv")) == 6
 
 
-def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(tmp_path: Path, synthetic_cache: Path) -> None:
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(
+    tmp_path: Path, synthetic_cache: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+) -> None:
+    monkeypatch.setattr(command_line, "has_gpu", lambda: has_gpu)  # where another process writes the first run's page
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1\n"
@@ -65,4 +70,7 @@ def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(tmp_path: Path, synt
     assert len(set(commands)) == 2
     assert not any("sweep" in command for command in commands)
     assert all(f"seed={record.config['seed']}" in record.command for record in records)
-    assert (tmp_path / "sweep" / "comparison.html").is_file()
+    assert len(pd.read_csv(tmp_path / "sweep" / "comparison.csv")) == 2
+    for path in (tmp_path / "sweep").glob("*/run.json"):
+        assert path.with_name("report.html").is_file()
+        assert "report: " in path.with_name("train.log").read_text()
