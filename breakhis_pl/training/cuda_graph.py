@@ -119,6 +119,7 @@ class StepGraph:
                     torch.cuda.set_sync_debug_mode("default")
             expected = self._outcome(before)
             restore(before)
+            self.optimizer.zero_grad()
             replay, loss = capture(self._step, stream)
             torch.manual_seed(0)
             replay()
@@ -153,7 +154,7 @@ def set_values(optimizer: Optimizer, key: str, values: Sequence[Any]) -> None:
 def capture(step: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[Callable[[], None], Tensor]:
     """Record what a function launches, without running it; return the replay, and the result that it overwrites."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may save a checkpoint
         result = step()
     return graph.replay, result
 
