@@ -241,16 +241,19 @@ def report_epochs(trial: "Trial", metric: str) -> "Callback":
     """Build the callback that reports the metric of every epoch to the pruner.
 
     A trial is pruned when its next epoch starts, so that history and checkpoint hold the last one.
+
+    Raises:
+        DataError: In the first epoch, if there are no validation images.
     """
     import optuna  # noqa: PLC0415
     from lightning.pytorch.callbacks import LambdaCallback  # noqa: PLC0415
 
     def report(trainer: Any, _module: Any) -> None:
-        if metric not in trainer.callback_metrics:
-            raise DataError(f"tuning.metric={metric}: needs validation images; set data.val_fraction=0.2")
         trial.report(float(trainer.callback_metrics[metric]), step=trainer.current_epoch + 1)
 
     def prune(trainer: Any, _module: Any) -> None:
+        if not trainer.datamodule.evaluated_subsets:
+            raise DataError(f"tuning.metric={metric}: needs validation images; set data.val_fraction=0.2")
         if trial.should_prune():
             raise optuna.TrialPruned(f"pruned after epoch {trainer.current_epoch}")
 
