@@ -18,18 +18,14 @@ class TuningConfig(Group):
     """Seconds after which no further trial is started."""
     metric: Monitor
     """Validation metric that is optimized."""
-    sampler: Literal["tpe", "random"]
-    """Optuna's sampler."""
     seed: int = Field(ge=0)
-    """Seed of the sampler."""
+    """Seed of Optuna's TPE sampler."""
     startup_trials: int = Field(ge=1)
     """Random trials before TPE starts."""
-    pruner: Literal["median", "hyperband", "none"]
-    """Optuna's pruner."""
     warmup_epochs: int = Field(ge=1)
     """Epochs of every trial before it may be pruned."""
     warmup_trials: int = Field(ge=1)
-    """Finished trials before the median pruner starts."""
+    """Finished trials before Optuna's median pruner starts."""
     seeds_per_trial: int = Field(ge=1)
     """Trainings per trial, with consecutive seeds; their mean counts."""
     storage: str | None
@@ -38,19 +34,16 @@ class TuningConfig(Group):
     """Keep the checkpoints of finished trials."""
 
 
+Value: TypeAlias = str | int | float | bool | None
+
+
 class Choice(Group):
     """Searched key that takes one of several values."""
 
     type: Literal["choice"]
     """Kind of values."""
-    choices: tuple[str | int | float | bool | None, ...] = Field(min_length=2)
+    choices: tuple[Value, ...] = Field(min_length=2)
     """The values; options if the key is a group."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if len(set(self.choices)) < len(self.choices):
-            raise ValueError(f"choices={list(self.choices)}: has a value twice")
-        return self
 
 
 class Range(Group):
@@ -101,8 +94,6 @@ def _tune_rules(config: TuneConfig) -> Iterator[str]:
         yield "tune.py: needs the package optuna; run `uv sync --extra all`"
     if config.data.val_fraction == 0 and isinstance(config.data, BreakHisNamesConfig):
         yield "data.val_fraction=0: trials are compared by validation images; set data.val_fraction=0.2"
-    if config.resume is not None:
-        yield "resume: is for train.py; the command that started a study resumes it"
     if config.trainer.is_distributed:
         yield "trainer.strategy: a trial runs in one process; start the command several times"
     if config.trainer.fast_dev_run:

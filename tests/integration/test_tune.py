@@ -13,6 +13,7 @@ import torch
 from breakhis_pl import tuning
 from breakhis_pl.config import TrainConfig
 from breakhis_pl.data.dataset import Subset
+from breakhis_pl.errors import DataError
 from breakhis_pl.run_folder import RunFolder
 from breakhis_pl.tuning_config import TuneConfig
 from tests.programs import TINY, Outcome, run_program
@@ -149,10 +150,18 @@ def test_epochs_are_reported_and_a_trial_is_pruned_before_the_next_one() -> None
         report=lambda value, step: reported.append((step, value)), should_prune=lambda: bool(reported)
     )
     callback = tuning.report_epochs(trial, "val_loss")  # type: ignore[arg-type]
-    trainer: Any = SimpleNamespace(callback_metrics={"val_loss": torch.tensor(0.5)}, current_epoch=0)
+    data = SimpleNamespace(evaluated_subsets=(Subset.VAL,))
+    trainer: Any = SimpleNamespace(callback_metrics={"val_loss": torch.tensor(0.5)}, current_epoch=0, datamodule=data)
     callback.on_train_epoch_start(trainer, trainer)
     callback.on_train_epoch_end(trainer, trainer)
     assert reported == [(1, 0.5)]
     trainer.current_epoch = 1
     with pytest.raises(optuna.TrialPruned):
+        callback.on_train_epoch_start(trainer, trainer)
+
+
+def test_a_table_without_validation_images_is_refused_before_the_first_epoch() -> None:
+    callback = tuning.report_epochs(SimpleNamespace(), "val_loss")  # type: ignore[arg-type]
+    trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(evaluated_subsets=()))
+    with pytest.raises(DataError, match=r"data\.val_fraction"):
         callback.on_train_epoch_start(trainer, trainer)
