@@ -96,6 +96,8 @@ def _tune_rules(config: TuneConfig) -> Iterator[str]:
         yield "data.val_fraction=0: trials are compared by validation images; set data.val_fraction=0.2"
     if config.trainer.is_distributed:
         yield "trainer.strategy: a trial runs in one process; start the command several times"
+    if config.resume is not None:
+        yield f"resume={config.resume}: is for train.py; the same command resumes a study"
     if config.trainer.fast_dev_run:
         yield "trainer.fast_dev_run=true: writes no results to compare; drop it"
     if config.tuning.seeds_per_trial > 1 and config.data.split != "official":

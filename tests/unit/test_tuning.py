@@ -337,6 +337,7 @@ def test_groups_texts_null_and_whole_numbers_can_be_searched(tmp_path: Path, obj
         (["data.val_fraction=0"], "data.val_fraction"),
         (["trainer=ddp"], "trainer.strategy"),
         (["debug=fast_dev_run"], "trainer.fast_dev_run"),
+        (["resume=run"], "resume"),
         (["tuning.seeds_per_trial=2", "data.split=ratio"], "tuning.seeds_per_trial"),
     ],
 )
