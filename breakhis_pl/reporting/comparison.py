@@ -112,7 +112,7 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
         by_text: dict[str, list[str]] = defaultdict(list)
         for run, check in found:
             by_text[check.text].append(run.name)
-        # sentences that all runs share stand once, at the end
+        # sentences that all runs share stand once, before or after those of their own
         sentences = [re.split(r"(?<=\.) ", text) for text in by_text]
         shared = (
             [each for each in sentences[0] if all(each in other for other in sentences)] if len(by_text) > 1 else []
@@ -126,7 +126,7 @@ def _checks(runs: Sequence[Run]) -> list[Check]:
         if len(by_text) > MAX_TEXTS:
             others = [name for names in list(by_text.values())[MAX_TEXTS:] for name in names]
             texts.append(f"Others too: {join_truncated(others, limit=3)}.")
-        texts += shared
+        texts = [*shared, *texts] if sentences[0][0] in shared else [*texts, *shared]
         merged.append(Check(code, found[0][1].title, " ".join(texts)))
     return merged
 

@@ -259,8 +259,9 @@ def confusion_matrix_figure(
         text = "no images" if math.isnan(fraction) else f"{fraction:.1%}" if is_small else f"{fraction:.0%}"
         axes.text(column, row, f"\n\n{text}", size=fraction_size, **style)
     for set_ticks, sums in ((axes.set_yticks, support), (axes.set_xticks, counts.sum(0))):
+        width = 18 if is_small else 14
         labels = [
-            textwrap.fill(f"{name.replace('_', '_ ')} ({n:,})", 14) for name, n in zip(classes, sums, strict=True)
+            textwrap.fill(f"{name.replace('_', '_ ')} ({n:,})", width) for name, n in zip(classes, sums, strict=True)
         ]
         set_ticks(range(n_classes), [label.replace("_ ", "_") for label in labels], parse_math=False)
         set_ticks(np.arange(1, n_classes) - 0.5, minor=True)

@@ -90,7 +90,7 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
             if metric.name in metrics
         ],
         sentence=_result_sentence(predictions, metrics),
-        confusion=_confusion_picture(metrics, predictions.classes, f"Confusion matrix: {title}", run.note),
+        confusion=_confusion_picture(metrics, predictions.classes, title, run.note),
         classes=run_tables.class_table(metrics),
         metrics_table=run_tables.metrics_table(metrics),
         metrics=metrics,
