@@ -27,7 +27,8 @@ from benchmarks.speed import measure_plain_lightning
 from breakhis_pl.config import TrainConfig, validate
 from breakhis_pl.data.dataset import Subset
 from breakhis_pl.train import make_data, train
-from breakhis_pl.training.cuda_graph import capture, side_stream
+from breakhis_pl.training.cuda_graph import capture
+from breakhis_pl.training.performance import side_stream
 
 HERE = Path(__file__).resolve().parent.parent
 NETWORKS = {"resnet18": "resnet18", "wide_resnet50": "wide_resnet50_2", "resnext50": "resnext50_32x4d"}
@@ -63,7 +64,7 @@ def peak_tflops(device: str) -> dict[str, float]:
 
 
 def step_limit(name: str, batch_size: int, *, image_size: int, device: str) -> dict[str, float]:
-    """Train on one batch in memory, forward, backward and optimizer as one CUDA graph; what no epoch can exceed."""
+    """Train on one batch in memory, forward, backward and optimizer as one CUDA graph: no epoch can be faster."""
     network = models.get_model(name, num_classes=2).to(device).to(memory_format=torch.channels_last)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
     targets = torch.zeros(batch_size, dtype=torch.long, device=device)
@@ -115,8 +116,9 @@ def plain(shared: list[str], network: str, *, device: str, n_workers: int) -> di
 def run(*command: str) -> dict[str, Any]:
     """Run a command in the checkout; return its status, seconds, and the end of its output."""
     start = time.perf_counter()
+    command, pipe = (sys.executable, *command), subprocess.PIPE
     done = subprocess.run(  # noqa: S603
-        [sys.executable, *command], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, cwd=HERE, stdout=pipe, stderr=subprocess.STDOUT, text=True, check=False, timeout=240
     )
     return {"status": done.returncode, "seconds": time.perf_counter() - start, "output": done.stdout[-3000:]}
 
@@ -145,10 +147,10 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Any
             for graph in ("null", "false") if size == sizes[0] else ("null",):
                 folder = out / f"{name}_{size}_{graph}"
                 yield f"{part}: epochs, cuda_graphs={graph}", partial(epochs, shared, name, size, folder, graph=graph)
-    yield "tests", partial(run, "-m", "pytest", "-q", "-n0", "tests/integration/test_on_gpu.py")
     for name, network in NETWORKS.items():
         n_workers = 2 if options.quick else 16
         yield f"{name}: plain Lightning, float32", partial(plain, shared, network, device=device, n_workers=n_workers)
+    yield "tests", partial(run, "-m", "pytest", "-q", "-n0", "tests/integration/test_on_gpu.py")
 
 
 def to_markdown(results: dict[str, Any]) -> str:

@@ -25,7 +25,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; finished epochs are kept"
     if type(error).__name__ == "OutOfMemoryError":
-        return f"{str(error).splitlines()[0]} Lower data.batch_size or data.image_size, or set data.pixels=host"
+        keys = "data.batch_size or data.image_size, or set data.pixels=host or trainer.cuda_graphs=false"
+        return f"{str(error).splitlines()[0]} Lower {keys}"
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     modules = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
     if "hydra" in modules and "breakhis_pl" not in modules:  # Hydra's own checks of the command raise many kinds

@@ -79,7 +79,7 @@ class BreakHisDataModule(L.LightningDataModule):
         mean: Of each channel over all pixels of all train images, each once, in [0, 1].
         std: Likewise the population standard deviation.
         stain: Target of stain normalization; None for data.stain=none.
-        replayed_size: Train batches of this size are left as sample indices, for a CUDA graph that makes them images.
+        replayed_size: Of train batches of this size, only the sample indices are passed on, to a CUDA graph.
     """
 
     dataset: Dataset

@@ -1,7 +1,7 @@
 """A whole train step as one CUDA graph: from sample indices to updated weights in one launch."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -10,12 +10,14 @@ from torch.optim import Optimizer
 
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.models.classifier import Classifier
+from breakhis_pl.training.performance import side_stream
 
 N_WARM_UPS = 3
 """Steps before a capture, in which libraries choose algorithms and allocate what they keep."""
 
 MIN_COSINE, MAX_LOSS_DIFFERENCE = 0.9, 0.02
-"""By how much a replay may differ from the same step without graph: cosine of the updates, relative loss."""
+"""A replay is used if it resembles the same step without graph: cosine between their updates, relative difference of
+the losses."""
 
 
 class StepGraph:
@@ -30,7 +32,7 @@ class StepGraph:
         data: Makes the batches; its pixels are on the device.
         optimizer: Has a state for every parameter that trains.
         indices: A full batch to try the step on; all state is as before afterwards.
-        autocast: Makes the context of the forward pass.
+        autocast: Makes the context of the forward pass, which sets its precision.
 
     Raises:
         RuntimeError: If the step cannot be captured, memory does not suffice, or a replay differs from the step.
@@ -51,8 +53,7 @@ class StepGraph:
         self.indices = indices
         self.parameters = [each for each in classifier.network.parameters() if each.requires_grad]
         self.has_optimizer = all("capturable" in group for group in optimizer.param_groups)
-        if self.has_optimizer:
-            make_capturable(optimizer)
+        undo = make_capturable(optimizer) if self.has_optimizer else lambda: None
         self.rates = [torch.tensor(float(group["lr"]), device=indices.device) for group in optimizer.param_groups]
         self.constants = self.read_constants()
         states = [value for state in optimizer.state.values() for value in state.values()]
@@ -60,6 +61,9 @@ class StepGraph:
         before = [(tensor, tensor.detach().clone()) for tensor in tensors]
         try:
             self.replay, self.loss = self._capture(before)
+        except BaseException:
+            undo()
+            raise
         finally:
             restore(before)
         self.gradients = [] if self.has_optimizer else [each.grad for each in self.parameters]
@@ -92,9 +96,7 @@ class StepGraph:
         for parameter in self.parameters:
             parameter.grad = None  # backward writes new gradients instead of adding to these
         batch = self.data.batch(self.indices, epoch=self.classifier.current_epoch)
-        # the cache of autocast would keep copies of weights that later steps lack
-        dtype, is_on = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
-        with self.autocast(), torch.autocast("cuda", dtype=dtype, enabled=is_on, cache_enabled=False):
+        with self.autocast():
             loss = self.classifier.compute_loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.has_optimizer:
@@ -137,12 +139,23 @@ class StepGraph:
         return torch.cat([each.flatten() for each in done if each is not None])
 
 
-def make_capturable(optimizer: Optimizer) -> None:
-    """Let an optimizer count its steps on the device."""
-    set_values(optimizer, "capturable", [True] * len(optimizer.param_groups))
-    for parameter, state in optimizer.state.items():
-        if "step" in state:
-            state["step"] = state["step"].to(parameter.device)
+def make_capturable(optimizer: Optimizer) -> Callable[[], None]:
+    """Let an optimizer keep on the device what it counts on the host; return a function that undoes it."""
+    on_host = [
+        (state, name, value)
+        for parameter, state in optimizer.state.items()
+        for name, value in state.items()
+        if torch.is_tensor(value) and value.device != parameter.device
+    ]
+
+    def move(is_capturable: bool) -> None:
+        set_values(optimizer, "capturable", [is_capturable] * len(optimizer.param_groups))
+        device = optimizer.param_groups[0]["params"][0].device
+        for state, name, value in on_host:
+            state[name] = value.to(device) if is_capturable else value
+
+    move(True)
+    return lambda: move(False)
 
 
 def set_values(optimizer: Optimizer, key: str, values: Sequence[Any]) -> None:
@@ -152,23 +165,11 @@ def set_values(optimizer: Optimizer, key: str, values: Sequence[Any]) -> None:
 
 
 def capture(step: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[Callable[[], None], Tensor]:
-    """Record what a function launches, without running it; return the replay, and the result that it overwrites."""
+    """Record what a function launches, without running it; return its replay and its result, which a replay overwrites."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may save a checkpoint
         result = step()
     return graph.replay, result
-
-
-@contextmanager
-def side_stream() -> Iterator[torch.cuda.Stream]:
-    """Launch on another stream: the default one cannot be captured."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    try:
-        with torch.cuda.stream(stream):
-            yield stream
-    finally:
-        torch.cuda.current_stream().wait_stream(stream)
 
 
 @torch.no_grad()

@@ -33,13 +33,15 @@ class CudaGraphs(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the learning rates of a graph; drop it if its constants have changed, such as layers that train.
 
-        A resumed run, whose optimizer has a state, captures here and replays what an uninterrupted one replays.
+        If the optimizer has a state, as in a resumed run, capture before the first step, which an uninterrupted run
+        replays too.
         """
         graph = pl_module.step_graph
         if isinstance(graph, StepGraph):
             graph.set_rates()
             if graph.constants != graph.read_constants():
                 self._use(trainer, pl_module, None)
+            del graph  # and its memory
         state = trainer.optimizers[0].state
         if all(each in state for each in pl_module.parameters() if each.requires_grad):
             self._capture(trainer, pl_module)
@@ -55,14 +57,18 @@ class CudaGraphs(Callback):
             TrainingError: If the step cannot be captured and the graph is required.
             torch.OutOfMemoryError: If memory does not suffice and the graph is required.
         """
+        if pl_module.step_graph is not None or self.reason is not None:
+            return
         data = trainer.datamodule  # type: ignore[attr-defined]
         few = data.split.indices(Subset.TRAIN)[: self.batch_size]
-        if pl_module.step_graph is not None or self.reason is not None or len(few) < self.batch_size:
+        if len(few) < self.batch_size:
+            self.reason = "no batch is full"
             return
         indices, autocast = torch.tensor(few, device=pl_module.device), trainer.precision_plugin.forward_context
+        trainer.strategy.checkpoint_io.teardown()  # ends its thread, which may wait for the device
         try:
             graph = StepGraph(pl_module, data, trainer.optimizers[0], indices, autocast)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # torch.optim asserts that its state is on the device
             if self.is_required and isinstance(error, torch.OutOfMemoryError):
                 raise
             self.reason = f"the step cannot be captured: {str(error).splitlines()[0]}"

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from breakhis_pl.training.callbacks import (
     NaNGuard,
     ProgressBar,
 )
+from breakhis_pl.training.performance import side_stream
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,7 +43,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Replace a checkpoint; if that fails, the old one stays."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()  # torch's error of a full disk does not say so
-        torch.save(checkpoint, buffer)
+        # on a stream of its own, the thread waits once for the steps that are queued, not for each tensor
+        with side_stream() if torch.cuda.is_initialized() else nullcontext():  # type: ignore[no-untyped-call]
+            torch.save(checkpoint, buffer)
         with atomic_write(Path(path)) as temporary:
             temporary.write_bytes(buffer.getbuffer())
 
@@ -74,6 +78,7 @@ def make_trainer(
         ".*No (positive|negative) samples in targets.*",  # a subset without one of the classes
         ".*isinstance.treespec, LeafSpec.*",  # Lightning 2.6 with torch 2.15
         ".*AccumulateGrad node's stream does not match.*",  # a CUDA graph is captured on a stream of its own
+        ".*Synchronization debug mode is a prototype.*",  # set while a CUDA graph is tried
         ".*capturable=True.*",  # the last batch of an epoch is stepped without the graph
         ".*smaller than the logging interval.*",  # history.csv and the loggers have one row per epoch
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
@@ -97,7 +102,7 @@ def make_trainer(
         deterministic=trainer.deterministic,
         num_sanity_val_steps=0,
         logger=list(loggers),
-        callbacks=[*callbacks, *bar, *_make_callbacks(config, run, captures=captures)],
+        callbacks=[*callbacks, *bar, *_make_callbacks(config, run, device=device, captures=captures)],
         # on a CPU the thread would slow the training
         plugins=[AsyncCheckpointIO(AtomicCheckpointIO()) if device == "cuda" else AtomicCheckpointIO()],
         enable_progress_bar=bool(bar),
@@ -107,7 +112,7 @@ def make_trainer(
     )
 
 
-def _make_callbacks(config: TrainConfig, run: RunFolder, *, captures: bool) -> Iterator[Callback]:
+def _make_callbacks(config: TrainConfig, run: RunFolder, *, device: str, captures: bool) -> Iterator[Callback]:
     trainer, training = config.trainer, config.training
     if config.is_linear_probe:
         yield LinearProbe(l2=config.model.l2, checkpoint=run.last_checkpoint)
@@ -119,7 +124,8 @@ def _make_callbacks(config: TrainConfig, run: RunFolder, *, captures: bool) -> I
         yield CudaGraphs(batch_size=config.data.batch_size, is_required=trainer.cuda_graphs is True)
     yield NaNGuard()
     if training.ema_decay is not None:
-        yield EMAWeightAveraging(decay=training.ema_decay)
+        # without a device, Lightning keeps the average on the host
+        yield EMAWeightAveraging(device=device if device == "cuda" else None, decay=training.ema_decay)
     yield History(run)
     if trainer.patience is not None and trainer.monitor is not None:
         yield EarlyStopping(trainer.monitor, patience=trainer.patience, mode=_mode(trainer.monitor))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from breakhis_pl.metrics.predictions import read_predictions
 from breakhis_pl.models.classifier import Classifier
 from tests.conftest import REPOSITORY
 from tests.programs import Outcome, run_program
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once; trainer.deterministic=true needs it
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -135,6 +138,21 @@ def test_cuda_graphs_change_no_result_beyond_rounding(
     graphs = trained(tmp_path, synthetic_cache, *settings, "trainer.cuda_graphs=true", run="graphs")
     assert losses(graphs) == pytest.approx(losses(plain), rel=2e-2)
     assert json.loads((graphs / "run.json").read_text())["no_cuda_graph"] is None
+
+
+def test_a_captured_step_has_the_precision_of_the_run(
+    tmp_path: Path, synthetic_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, original = [], Classifier.compute_loss
+
+    def compute_loss(classifier: Classifier, batch: Batch) -> Tensor:
+        found.append(torch.is_autocast_enabled("cuda"))
+        return original(classifier, batch)
+
+    monkeypatch.setattr(Classifier, "compute_loss", compute_loss)
+    trained(tmp_path, synthetic_cache, "trainer.cuda_graphs=true", "trainer.precision=bf16-mixed")
+    assert len(found) > 4  # first step, warm-up, capture, last steps of the epochs
+    assert all(found)
 
 
 @pytest.mark.slow

@@ -146,6 +146,25 @@ def test_replayed_steps_train_as_steps_do(tmp_path: Path, arguments: tuple[str, 
     assert all(group["capturable"] is False and isinstance(group["lr"], float) for group in optimizer["param_groups"])
 
 
+def test_the_captured_forward_pass_has_the_precision_of_the_run(
+    tmp_path: Path, arguments: tuple[str, ...], replays: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = set()
+
+    def look(step: Callable[[], Tensor], _: object) -> tuple[Callable[[], None], Tensor]:
+        tape = Tape()
+        with tape:
+            loss = step()
+        convolutions = [values for function, values, *_ in tape.calls if function is aten.convolution.default]
+        precisions.update(values[0].dtype for values in convolutions)
+        return tape.replay, loss
+
+    monkeypatch.setattr(cuda_graph, "capture", look)
+    train(tmp_path, *arguments, "trainer.precision=bf16-mixed", "trainer.max_epochs=1", run="run")
+    assert replays
+    assert precisions == {torch.bfloat16}
+
+
 def test_an_optimizer_that_cannot_be_captured_steps_outside(
     tmp_path: Path, arguments: tuple[str, ...], request: Any
 ) -> None:
