@@ -165,7 +165,11 @@ def set_values(optimizer: Optimizer, key: str, values: Sequence[Any]) -> None:
 
 
 def capture(step: Callable[[], Tensor], stream: torch.cuda.Stream) -> tuple[Callable[[], None], Tensor]:
-    """Record what a function launches, without running it; return its replay and its result, which a replay overwrites."""
+    """Record what a function launches, without running it.
+
+    Returns:
+        A function that replays it, and its result, which every replay overwrites.
+    """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # others may save a checkpoint
         result = step()

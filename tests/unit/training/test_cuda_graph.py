@@ -152,12 +152,10 @@ def test_the_captured_forward_pass_has_the_precision_of_the_run(
     precisions = set()
 
     def look(step: Callable[[], Tensor], _: object) -> tuple[Callable[[], None], Tensor]:
-        tape = Tape()
-        with tape:
-            loss = step()
-        convolutions = [values for function, values, *_ in tape.calls if function is aten.convolution.default]
-        precisions.update(values[0].dtype for values in convolutions)
-        return tape.replay, loss
+        replay, loss = record(step, None)
+        calls = replay.__self__.calls  # type: ignore[attr-defined]  # of the tape
+        precisions.update(values[0].dtype for function, values, *_ in calls if function is aten.convolution.default)
+        return replay, loss
 
     monkeypatch.setattr(cuda_graph, "capture", look)
     train(tmp_path, *arguments, "trainer.precision=bf16-mixed", "trainer.max_epochs=1", run="run")
