@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,11 +23,11 @@ def test_the_files_of_the_page_train_a_network_and_evaluate_it(
         assert content.count("\n") < 15
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
-    command = re.search(r"uv run train.py (hydra.*)", PAGE)
+    command = re.search(r"uv run train.py (.*hydra.*)", PAGE)
     assert command is not None
     tiny = [each for each in TINY if not each.startswith("model")]
     settings = (f"data.cache_dir={synthetic_cache}", "trainer.max_epochs=1", "hydra.run.dir=run")
-    outcome = run_program("train", *command[1].split(), *tiny, *settings, cwd=tmp_path)
+    outcome = run_program("train", *shlex.split(command[1]), *tiny, *settings, cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
     assert config["model"]["backbone"] == "my_nets.Small"
