@@ -343,14 +343,15 @@ class RunCallback(Callback):
         """Report a failed job; in a sweep, also write the comparison of the runs so far."""
         error = job_return._return_value  # the property raises it
         job_return.overrides = [mask_password(each) for each in job_return.overrides or ()]  # Hydra prints them
-        message = explain(error) if job_return.status is JobStatus.FAILED else None
+        has_failed = job_return.status is JobStatus.FAILED
+        message = explain(error) if has_failed else None
         if config.hydra.mode != RunMode.MULTIRUN:
             if message is not None and not RunCallback.show_tracebacks:
                 _remove_empty_run(Path(config.hydra.run.dir), f"{config.hydra.job.name}.log")
                 sys.stderr.write(f"{message}\n")
                 raise SystemExit(1)
             return
-        if job_return.status is JobStatus.FAILED:
+        if has_failed:
             RunCallback.n_failed += 1
             log.error("%s: %s", config.hydra.sweep.subdir, message or "".join(traceback.format_exception(error)))
             if "BasicLauncher" in config.hydra.launcher._target_:  # others return to a process without this count
@@ -359,7 +360,7 @@ class RunCallback(Callback):
             RunCallback.pages.wait()
         sweep = Path(config.hydra.sweep.dir)
         if pages_follow():
-            finished = [str(sweep / config.hydra.sweep.subdir)] if message is None else []
+            finished = [] if has_failed else [str(sweep / config.hydra.sweep.subdir)]
             command = [sys.executable, "-m", "breakhis_pl.reporting", str(sweep), *finished]
             RunCallback.pages = subprocess.Popen(command)  # noqa: S603
         else:

@@ -14,9 +14,10 @@ from breakhis_pl.reporting.program import report
 
 if __name__ == "__main__":
     sweep, *runs = map(Path, sys.argv[1:])
-    files = [logging.FileHandler(run / "train.log") for run in runs]
+    files = [logging.FileHandler(run / "train.log") for run in runs if (run / "train.log").exists()]
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[logging.StreamHandler(), *files])
-    for run in runs:
-        report(run)
+    with suppress(RunFolderError):  # no results, as with trainer.fast_dev_run
+        for run in runs:
+            report(run)
     with suppress(RunFolderError):  # no run has begun
         logging.info("comparison: %s", write_comparison(sweep)[0].with_suffix(".html"))
