@@ -25,7 +25,7 @@ def model_card(run_folder: Path, metadata: Mapping[str, Any]) -> str:
     run = read_run(run_folder)
     counts = run.data.get("n_images", {})
     images = [f"{subset}: {', '.join(f'{n:,} {name}' for name, n in of.items())}" for subset, of in counts.items()]
-    calibration = metadata.get("calibration")
+    calibration = metadata["calibration"]
     decision = calibration and (
         f"{metadata['classes'][-1]} from a calibrated probability of {calibration['threshold']:.3f} on (temperature "
         f"{calibration['temperature']:.3f}), fitted on {calibration['n_images']:,} validation images for a sensitivity "

@@ -40,11 +40,11 @@ class Calibration:
         sensitivity: Fraction of the positive images that was to be found.
         n_images: Number of validation rows.
         n_cases: Number of their cases.
+        n_positive_cases: Number of cases with positive images.
         log_loss_before: Log loss of these rows, in nats.
         log_loss_after: The same with the temperature.
         sensitivity_reached: Sensitivity on these rows at the threshold; at least `sensitivity`.
         specificity_reached: Specificity on these rows at the threshold.
-        n_positive_cases: Number of cases with positive images; None in files of an earlier version.
     """
 
     temperature: Annotated[float, Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])]
@@ -52,11 +52,11 @@ class Calibration:
     sensitivity: Fraction
     n_images: int
     n_cases: int
+    n_positive_cases: int
     log_loss_before: float
     log_loss_after: float
     sensitivity_reached: Fraction
     specificity_reached: Fraction
-    n_positive_cases: int | None = None
 
 
 def fit_calibration(predictions: Predictions, *, sensitivity: float = 0.95) -> Calibration:

@@ -192,13 +192,13 @@ def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[t
 
 def _threshold_faults(calibrated: Mapping[str, Any], classes: Sequence[str]) -> Iterator[str]:
     fitted_on, wanted, (negative, positive) = calibrated["fitted_on"], calibrated["wanted_sensitivity"], classes
-    n_cases = fitted_on.get("n_positive_cases")
-    if n_cases is not None and wanted > 1 - 1 / n_cases + 1e-9:  # 1 - 1 / 20 is a little below 0.95
+    n_cases = fitted_on["n_positive_cases"]
+    if wanted > 1 - 1 / n_cases + 1e-9:  # 1 - 1 / 20 is a little below 0.95
         yield (
             f"a sensitivity of {wanted:g} was chosen on {n_cases} {positive} validation cases; {n_cases} cases cannot "
             f"tell a sensitivity above {1 - 1 / n_cases:.3f} (1 - 1/{n_cases}) from 1"
         )
-    specificities = {"validation": fitted_on.get("specificity"), "test": calibrated["specificity"]["value"]}
+    specificities = {"validation": fitted_on["specificity"], "test": calibrated["specificity"]["value"]}
     subsets = [subset for subset, value in specificities.items() if value == 0]
     if subsets:
         yield (

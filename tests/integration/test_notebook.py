@@ -77,7 +77,13 @@ def test_a_model_card_has_the_results_and_what_to_know_before_using_them(finishe
 
     metadata = {
         **{"backbone": "resnet18", "classes": ["benign", "malignant"], "image_size": 32, "resized": "to a square"},
-        **{"data": "images", "commit": None, "checkpoint_sha256": "0", "notice": "Not a medical device."},
+        **{
+            "data": "images",
+            "commit": None,
+            "checkpoint_sha256": "0",
+            "notice": "Not a medical device.",
+            "calibration": None,
+        },
     }
     card = model_card(finished_run, metadata)
     metrics = json.loads((finished_run / "test" / "metrics.json").read_text())

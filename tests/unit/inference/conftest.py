@@ -44,7 +44,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory, synthetic_cache: Path) ->
         }
         torch.save(checkpoint, run.last_checkpoint)
         if calibrated:
-            write_calibration(run.calibration_json, Calibration(2.0, 0.4, 0.95, 50, 9, 0.6, 0.5, 0.96, 0.7))
+            write_calibration(run.calibration_json, Calibration(2.0, 0.4, 0.95, 50, 9, 5, 0.6, 0.5, 0.96, 0.7))
         return run.path
 
     return make

@@ -15,7 +15,7 @@ from breakhis_pl.metrics.predictions import Predictions
 CLASSES = ("benign", "malignant")
 MANY_CLASSES = ("A", "F", "PT", "TA", "DC", "LC", "MC", "PC")
 N_STEPS = 16  # sums of probabilities that are multiples of 1/16 are exact, so that ties are ties in any order
-CALIBRATION = Calibration(2.0, 0.3, 0.95, 60, 12, 0.5, 0.4, 0.96, 0.8)
+CALIBRATION = Calibration(2.0, 0.3, 0.95, 60, 12, 8, 0.5, 0.4, 0.96, 0.8)
 """Temperature 2 and threshold 0.3, fitted on 60 images of 12 cases."""
 
 
