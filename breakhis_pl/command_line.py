@@ -1,9 +1,8 @@
-"""Part of every program around `@hydra.main`: early checks, folder names, messages, signals, comparison of a sweep.
+"""Part of every program around `@hydra.main`: options, messages, signals, Hydra callback.
 
 Imports no torch, so that a wrong configuration is refused within two seconds.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -13,7 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -28,20 +27,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from hydra.utils import get_class
-from omegaconf import DictConfig, ListConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, OmegaConf, flag_override
 
-from breakhis_pl.config import (
-    AppConfig,
-    EvaluateConfig,
-    Group,
-    PredictConfig,
-    SyntheticDataConfig,
-    TrainConfig,
-    validate,
-)
+from breakhis_pl.config import Group, TrainConfig
 from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated, pluralize
+from breakhis_pl.job import check_inputs, key_of, load, run_name
 from breakhis_pl.messages import explain, mask_password
-from breakhis_pl.run_folder import RESUME_KEYS, RunFolder, check_epochs
+from breakhis_pl.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -57,18 +49,6 @@ CHDIR_FAULT = "hydra.job.chdir=true: relative paths would change their meaning; 
 
 STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 """Names of the signals by which terminals, containers and job schedulers end a process; Windows has SIGTERM alone."""
-
-_NOT_IN_NAMES = (
-    "hydra",
-    "logger",
-    "gallery",
-    "debug",
-    "data.root",
-    "data.cache_dir",
-    "data.require_complete",
-    "trainer",
-)
-"""Overrides that say where or how a run is computed, not what: they are no part of a folder's name."""
 
 
 def prepare() -> None:
@@ -131,34 +111,6 @@ def _with_home(argument: str) -> str:
     return f"{key}{separator}{value.replace('~', str(Path.home()), 1)}"
 
 
-def run_name(backbone: str, overrides: ListConfig | Sequence[str]) -> str:
-    """Name a run by what differs from the default configuration.
-
-    Args:
-        backbone: The network, which every name begins with.
-        overrides: Overrides of the run, as in "optimizer.lr=0.01".
-
-    Returns:
-        At most 120 characters of A-Z, a-z, 0-9 and "_.+-"; different overrides give different names.
-
-    Example:
-        >>> run_name("resnet18", ["model=resnet18", "experiment=frozen", "seed=1", "trainer=cpu"])
-        'resnet18_frozen_seed1'
-    """
-    words = [backbone]
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        is_duration = key in ("trainer.max_epochs", "trainer.monitor", "trainer.patience", "trainer.precision")
-        if key == "model" or (not is_duration and key.startswith(_NOT_IN_NAMES)):
-            continue
-        is_option = key in ("experiment", "augmentation", "optimizer", "scheduler", "data")
-        word = value if is_option else f"{key.rpartition('.')[2]}{value}"
-        plain_word = re.sub(r"[^A-Za-z0-9_.+-]+", "-", Path(word).name if "/" in word else word).strip("-.")
-        words.append(plain_word if plain_word == word else f"{plain_word}-{_digest(override)}")
-    name = "_".join(words)
-    return name if len(name) <= 120 else f"{name[:110]}-{_digest(name)}"
-
-
 def config_groups(program: str) -> str:
     """List the groups of a program and their options, for --help."""
     conf = Path(__file__).resolve().parent.parent / "conf"
@@ -170,10 +122,6 @@ def config_groups(program: str) -> str:
     return "\n".join(lines)
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
-
-
 def start(model: type[Any], composed: DictConfig) -> Any:
     """Return the typed configuration of a job whose inputs exist.
 
@@ -183,80 +131,6 @@ def start(model: type[Any], composed: DictConfig) -> Any:
     config = load(model, composed, HydraConfig.get().overrides.task)
     check_inputs(config)
     return config
-
-
-def load(model: type[Any], composed: DictConfig, overrides: Sequence[str]) -> Any:
-    """Return the typed configuration of a job.
-
-    Args:
-        model: `TrainConfig` or another program's model.
-        composed: What Hydra composed. With resume=<run folder>, the configuration in its run.json is used, with the
-            keys of `RESUME_KEYS` that the command line sets.
-        overrides: The command line's, as in "seed=1".
-
-    Raises:
-        ConfigurationError: One line per fault.
-        RunFolderError: If resume= names no run folder.
-    """
-    resume = OmegaConf.select(composed, "resume")
-    if model is not TrainConfig or resume is None:
-        return validate(model, composed)
-    folder = Path(str(resume)).expanduser()
-    try:
-        record = RunFolder(folder).read()
-    except RunFolderError as error:
-        raise RunFolderError(f"resume={error}") from error
-    stored = validate(model, record.config)
-    resumed = OmegaConf.create(record.config)
-    keys = [key for key in map(_key, overrides) if key != "resume"]
-    refused = [key for key in keys if not key.startswith(RESUME_KEYS)]
-    if refused:
-        raise ConfigurationError(
-            f"{join_truncated(refused)}: cannot change on resume; drop it, only {', '.join(RESUME_KEYS)} can"
-        )
-    for key in keys:
-        name = "logger" if key.startswith("logger") else key
-        OmegaConf.update(resumed, name, OmegaConf.select(composed, name), merge=False)
-    changed: TrainConfig = validate(model, resumed)
-    check_epochs(folder, stored, changed)
-    return changed.model_copy(update={"resume": folder})
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
-
-
-def check_inputs(config: Group) -> None:
-    """Check everything outside the configuration that can be checked without torch: folders, files, devices.
-
-    Raises:
-        BreakHisError: If something is missing.
-    """
-    accelerator = getattr(getattr(config, "trainer", None), "accelerator", "auto")
-    gpu_devices = ("nvidia0", "nvidiactl", "kfd", "dxg")
-    if (
-        accelerator == "gpu"
-        and sys.platform == "linux"
-        and not any(Path("/dev", name).exists() for name in gpu_devices)
-    ):
-        raise ConfigurationError("trainer.accelerator=gpu: this machine has no GPU; set trainer=cpu or trainer=auto")
-    if isinstance(config, TrainConfig):
-        path = config.model.weights_file
-        if path is not None and not path.is_file():
-            raise ConfigurationError(f"model.weights={path}: is not a file; set it to imagenet, none or a file")
-        if not isinstance(config.data, SyntheticDataConfig):
-            from breakhis_pl.data.dataset import open_dataset  # noqa: PLC0415
-
-            open_dataset(config.data, task=config.task)
-    elif isinstance(config, EvaluateConfig):
-        runs = [] if config.runs is None else config.runs if isinstance(config.runs, list) else [config.runs]
-        for key, wanted in (("predictions", config.predictions), *(("runs", run) for run in runs)):
-            if wanted is not None and not wanted.exists():
-                raise RunFolderError(f"{key}={wanted}: does not exist")
-        if config.run is not None:
-            RunFolder(config.run).read()
-    elif isinstance(config, PredictConfig | AppConfig):
-        RunFolder(config.run).read()
 
 
 class RunCallback(Callback):
@@ -330,10 +204,10 @@ class RunCallback(Callback):
             if len(set(names)) < len(names):
                 raise ConfigurationError(f"-m: two runs are the same: {join_truncated(names)}")
             _check_access(Path(config.hydra.sweep.dir))
-            if "hydra.sweep.dir" not in map(_key, config.hydra.overrides.hydra):
+            if "hydra.sweep.dir" not in map(key_of, config.hydra.overrides.hydra):
                 _set_folder(config.hydra.sweep, "dir", _new_folder(Path(config.hydra.sweep.dir)))
             sweep = Path(config.hydra.sweep.dir).as_posix()
-            arguments = [argument for argument in sys.argv[1:] if _key(argument) != "hydra.sweep.dir"]
+            arguments = [argument for argument in sys.argv[1:] if key_of(argument) != "hydra.sweep.dir"]
             command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
             RunCallback.resume_hint = f"; resume with: uv run {command}"
         sys.stdout.write(f"{pluralize(len(jobs), 'run')} in {sweep}; importing torch\n")
@@ -381,7 +255,10 @@ class RunCallback(Callback):
 
         A further process of a distributed run takes the folder that the first one has chosen.
         """
-        folder, is_default = Path(config.hydra.run.dir), "hydra.run.dir" not in map(_key, config.hydra.overrides.hydra)
+        folder, is_default = (
+            Path(config.hydra.run.dir),
+            "hydra.run.dir" not in map(key_of, config.hydra.overrides.hydra),
+        )
         if isinstance(typed, TrainConfig) and typed.resume is not None:
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start
@@ -406,14 +283,9 @@ def pages_follow() -> bool:
 
     On a CPU, the two would share the cores.
     """
-    return RunCallback.n_left > 1 and has_gpu()
+    import torch  # noqa: PLC0415 - a run has imported it
 
-
-def has_gpu() -> bool:
-    """Whether torch, which a run has imported, finds a GPU."""
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.is_available()
+    return RunCallback.n_left > 1 and torch.cuda.is_available()
 
 
 @contextmanager

@@ -571,7 +571,6 @@ def _train_rules(config: TrainConfig) -> Iterator[str]:
             "training.mixup": training.mixup > 0,
             "training.frozen_epochs": training.frozen_epochs > 0,
             "training.layer_decay": training.layer_decay < 1,
-            "trainer.cuda_graphs": trainer.cuda_graphs is True,
             "trainer.compile": trainer.compile,
         }
         yield from (

@@ -235,11 +235,10 @@ def describe(record: RunRecord, config: TrainConfig, data: BreakHisDataModule) -
     )
     log.info("%s: %s", make_title(config.model.backbone, config.data), counts)
     log.info(
-        "%s parameters, weights %s; %d epoch%s in %s on %s",
+        "%s parameters, weights %s, max_epochs=%d; %s on %s",
         f"{record.model['n_parameters']:,}",
         config.model.weights,
         config.trainer.max_epochs,
-        "s" if config.trainer.max_epochs > 1 else "",
         record.precision,
         record.device,
     )

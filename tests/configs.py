@@ -6,8 +6,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from breakhis_pl.command_line import config_groups, run_name
+from breakhis_pl.command_line import config_groups
 from breakhis_pl.config import TrainConfig, validate
+from breakhis_pl.job import run_name
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

@@ -50,11 +50,12 @@ def test_a_failing_run_does_not_stop_the_others(sweep: tuple[Path, Outcome]) -> 
     assert len(pd.read_csv(folder / "comparison.csv")) == 6
 
 
-@pytest.mark.parametrize("has_gpu", [False, True])
+@pytest.mark.parametrize("is_on_gpu", [False, True])
 def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(
-    tmp_path: Path, synthetic_cache: Path, monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+    tmp_path: Path, synthetic_cache: Path, monkeypatch: pytest.MonkeyPatch, is_on_gpu: bool
 ) -> None:
-    monkeypatch.setattr(command_line, "has_gpu", lambda: has_gpu)  # where another process writes the first run's page
+    # where another process writes the first run's page
+    monkeypatch.setattr(command_line, "pages_follow", lambda: is_on_gpu and command_line.RunCallback.n_left > 1)
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1\n"
