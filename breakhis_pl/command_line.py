@@ -210,6 +210,7 @@ class RunCallback(Callback):
             arguments = [argument for argument in sys.argv[1:] if key_of(argument) != "hydra.sweep.dir"]
             command = shlex.join(["train.py", *arguments, f"hydra.sweep.dir='{sweep}'"])
             RunCallback.resume_hint = f"; resume with: uv run {command}"
+        RunCallback.n_left = len(jobs)
         sys.stdout.write(f"{pluralize(len(jobs), 'run')} in {sweep}; importing torch\n")
         sys.stdout.flush()
 

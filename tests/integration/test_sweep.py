@@ -56,6 +56,7 @@ def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(
 ) -> None:
     # where another process writes the first run's page
     monkeypatch.setattr(command_line, "pages_follow", lambda: is_on_gpu and command_line.RunCallback.n_left > 1)
+    monkeypatch.setattr(command_line.RunCallback, "pages", None)
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1\n"
@@ -75,3 +76,4 @@ def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(
     for path in (tmp_path / "sweep").glob("*/run.json"):
         assert path.with_name("report.html").is_file()
         assert "report: " in path.with_name("train.log").read_text()
+    assert (command_line.RunCallback.pages is not None) == is_on_gpu
