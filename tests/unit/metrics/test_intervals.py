@@ -48,7 +48,20 @@ def published() -> Predictions:
 )
 def test_values_and_limits_of_a_published_table_stay(name: str, value: float, limits: tuple[float, float]) -> None:
     assert METRICS[name].values(Draws(CaseTable(published())))[0] == pytest.approx(value, abs=1e-6)
-    assert interval(published(), name, n_draws=10_000) == pytest.approx(limits, abs=0.02)
+    assert interval(published(), name, n_draws=10_000) == pytest.approx(limits, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("ece", (0.0374, 0.1304)),
+        ("mcc", (0.6279, 0.8188)),
+        ("brier", (0.0842, 0.1268)),
+        ("patient_recognition_rate", (0.8173, 0.9286)),
+    ],
+)
+def test_limits_of_a_table_of_few_cases_stay(name: str, limits: tuple[float, float]) -> None:
+    assert interval(random_table(0), name) == pytest.approx(limits, abs=6e-5)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 8])
