@@ -28,8 +28,10 @@ from breakhis_pl.inference.predictor import (
     Unreadable,
     open_predictor,
 )
+from breakhis_pl.reporting.checks import Check, prediction_checks
 from breakhis_pl.reporting.gallery import tint
 from breakhis_pl.reporting.pages import data_uri
+from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import RunFolder
 from breakhis_pl.train import make_data
 
@@ -140,12 +142,11 @@ def jpeg(pixels: UInt8Array) -> bytes:
     return buffer.getvalue()
 
 
-def describe(predictor: Predictor, name: str) -> str:
-    """Describe the network, and how it decides, in Markdown."""
+def describe(predictor: Predictor, name: str, checks: Sequence[Check]) -> str:
+    """Describe the network, the checks that it did not pass, and how it decides, in Markdown."""
     classifier, calibration = predictor.classifier, predictor.calibration
-    text = f"## {classifier.config.backbone}, run {name}\n\n**{NOTICE}**"
-    if predictor.is_synthetic:
-        text += " The network was trained on generated images: its predictions for tissue mean nothing."
+    text = f"## {classifier.config.backbone}, run {name}\n\n**{NOTICE}**\n"
+    text += "".join(f"\n- {check}" for check in checks)
     if calibration is not None:
         text += (
             f"\n\nDecision: {classifier.parent_classes[-1]} from a calibrated probability of "
@@ -155,7 +156,7 @@ def describe(predictor: Predictor, name: str) -> str:
     return text
 
 
-def build(predictor: Predictor, train_images: TrainImages | None, *, name: str) -> Any:
+def build(predictor: Predictor, train_images: TrainImages | None, *, name: str, checks: Sequence[Check]) -> Any:
     """Build the page, a gradio.Blocks.
 
     Raises:
@@ -194,7 +195,7 @@ def build(predictor: Predictor, train_images: TrainImages | None, *, name: str) 
         return pictures, table, gr.Dropdown(choices=names, value=first), *show(pictures, first, strength)
 
     with gr.Blocks(title="breakhis_pl", analytics_enabled=False) as page:
-        gr.Markdown(describe(predictor, name))
+        gr.Markdown(describe(predictor, name, checks))
         pictures = gr.State([])
         files = gr.File(label="Pictures", file_count="multiple", type="filepath")
         table = gr.HTML()
@@ -225,7 +226,8 @@ def serve(config: AppConfig) -> None:
         BreakHisError: If run, device or port cannot be used.
     """
     predictor = open_predictor(config.run, checkpoint=config.checkpoint, trainer=config.trainer)
-    page = build(predictor, open_train_images(config, predictor), name=config.run.resolve().name)
+    checks = prediction_checks(read_run(config.run))
+    page = build(predictor, open_train_images(config, predictor), name=config.run.resolve().name, checks=checks)
     import gradio as gr  # noqa: PLC0415 - an extra
 
     log.info("http://%s:%d (Ctrl-C stops it)", config.host, config.port)

@@ -66,7 +66,6 @@ class Predictor:
         stain: Target of stain normalization.
         calibration: Temperature and threshold; None if they were not fitted for this checkpoint.
         detector: Out-of-distribution detector; None if it was not fitted for this checkpoint.
-        is_synthetic: Whether the network was trained on generated images.
         device: "cuda", "mps" or "cpu".
         precision: Lightning's name.
         memory_format: Memory format of images and weights.
@@ -79,7 +78,6 @@ class Predictor:
     stain: StainTarget | None
     calibration: Calibration | None
     detector: OODDetector | None
-    is_synthetic: bool
     device: str
     precision: str
     memory_format: torch.memory_format
@@ -164,7 +162,6 @@ def open_predictor(run_folder: Path, *, checkpoint: str, trainer: DeviceConfig) 
         stain=None if statistics["stain"] is None else StainTarget.from_plain(statistics["stain"]),  # type: ignore[arg-type]
         calibration=read_calibration(run.calibration_json) if is_selected and run.calibration_json.exists() else None,
         detector=OODDetector.load(run.ood_npz) if is_selected and run.ood_npz.exists() else None,
-        is_synthetic=bool(record.data.get("synthetic")),
         device=device,
         precision=precision,
         memory_format=memory_format,

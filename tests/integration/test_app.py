@@ -60,6 +60,7 @@ def test_pictures_are_predicted_and_explained_without_a_request_elsewhere(
     assert cells[:3] == [row["image"], row["predicted"], f"{probability:.3f}"]
     assert cells[5] == "no picture"
     assert "not a medical device" in text
+    assert "C02 Synthetic images" in text
     assert text.count("similarity") == 6
     assert overflow <= width
     assert all(url.startswith((address.rstrip("/"), "data:", "blob:")) for url in requests)
