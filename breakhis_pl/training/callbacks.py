@@ -62,18 +62,16 @@ class History(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; note the learning rate, which Lightning changes before the epoch is evaluated."""
         self._n_images = 0
-        self._epoch_start = self._train_end = time.perf_counter()
+        self._epoch_start = time.perf_counter()
         self._learning_rate = learning_rate(trainer)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
-        """Count images."""
+        """Count images; stop the clock when the device has finished the last step."""
         self._n_images += len(batch if isinstance(batch, Tensor) else batch.indices) * trainer.world_size
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock when the device has finished the train steps."""
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize()
-        self._train_end = time.perf_counter()
+        if trainer.is_last_batch:
+            if pl_module.device.type == "cuda":
+                torch.cuda.synchronize()
+            self._train_end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add a row."""

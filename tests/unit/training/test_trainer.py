@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from breakhis_pl.run_folder import RunFolder
+from breakhis_pl.train import train
 from breakhis_pl.training.callbacks import MovableCheckpoint, learning_rate
 from breakhis_pl.training.loggers import log_results
 from breakhis_pl.training.trainer import make_loggers, make_trainer
 from tests.configs import train_config
+from tests.programs import TINY
 
 
 @pytest.mark.parametrize("frozen_epochs", [0, 1])
@@ -83,3 +85,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path: Path, monkey
     monkeypatch.undo()
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.filterwarnings("ignore:Total length of")  # Lightning's, on no validation loader
+def test_a_run_may_train_without_evaluating_anything(tmp_path: Path, synthetic_cache: Path) -> None:
+    few = (f"data.cache_dir={synthetic_cache}", "trainer.max_epochs=1", "trainer.limit_train_batches=1")
+    assert not train(train_config(*TINY, *few), tmp_path / "run", evaluate_on=())
+    (row,) = pd.read_csv(tmp_path / "run" / "history.csv").to_dict("records")
+    assert {"train_loss", "train_accuracy", "images_per_second"} <= row.keys()
+    assert not any(name.startswith(("val_", "test_")) for name in row)
