@@ -30,8 +30,6 @@ from breakhis_pl.training.performance import autocast, choose_memory_format, res
 
 log = logging.getLogger(__name__)
 
-"""Folder whose runs are listed in index.html."""
-
 DEFAULT_SENSITIVITY = 0.95
 """Target of the threshold that is fitted on validation images."""
 

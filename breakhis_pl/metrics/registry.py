@@ -37,7 +37,6 @@ class Metric:
         uses_all_cases: Whether images of other classes change the value too, for metrics of a class.
         interval: "logit" and "log": scale of the t interval; "wilson": a fraction of independent cases; "unbiased":
             plain scale, with the bias of the draws removed.
-        greater_is_better: False for errors.
         is_of_groups: Whether it is about patients or cases, and equals accuracy if images are independent.
         shown: Where it appears. "key": the first numbers of a run's page; "report": its table of metrics; "paired":
             differences of runs; "folds": mean over folds; the others by their names.
@@ -53,7 +52,6 @@ class Metric:
     basis: Basis = "cases"
     uses_all_cases: bool = False
     interval: Literal["logit", "log", "wilson", "unbiased"] = "logit"
-    greater_is_better: bool = True
     is_of_groups: bool = False
     shown: frozenset[Place] = frozenset({"report", "comparison"})
 
@@ -222,7 +220,6 @@ _ENTRIES = (
         "mean squared error of the probability; lower is better",
         formulas.brier,
         chance=lambda table: (1 - 1 / table.n_classes) / 2,
-        greater_is_better=False,
         shown=frozenset({"report", "calibration"}),
     ),
     Metric(
@@ -233,7 +230,6 @@ _ENTRIES = (
         range=(0.0, math.inf),
         chance=lambda table: math.log(table.n_classes),
         interval="log",
-        greater_is_better=False,
         shown=frozenset({"report", "calibration"}),
     ),
     Metric(
@@ -242,7 +238,6 @@ _ENTRIES = (
         "mean distance of probability and observed frequency, 10 bins; lower is better",
         formulas.expected_calibration_error,
         interval="unbiased",
-        greater_is_better=False,
         shown=frozenset({"report", "calibration"}),
     ),
     Metric(
