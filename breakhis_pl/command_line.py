@@ -237,7 +237,7 @@ class RunCallback(Callback):
         if pages_follow():
             finished = [] if has_failed else [str(sweep / config.hydra.sweep.subdir)]
             command = [sys.executable, "-m", "breakhis_pl.reporting", str(sweep), *finished]
-            RunCallback.pages = subprocess.Popen(command)  # noqa: S603
+            RunCallback.pages = subprocess.Popen(command, start_new_session=True)  # noqa: S603 - Ctrl-C ends only us
         else:
             from breakhis_pl.reporting.comparison import write_comparison  # noqa: PLC0415 - imports matplotlib
 

@@ -1,6 +1,9 @@
 """Sweeps: three networks, a failing run, folds."""
 
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -54,9 +57,16 @@ def test_a_failing_run_does_not_stop_the_others(sweep: tuple[Path, Outcome]) -> 
 def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(
     tmp_path: Path, synthetic_cache: Path, monkeypatch: pytest.MonkeyPatch, is_on_gpu: bool
 ) -> None:
-    # where another process writes the first run's page
+    sessions: list[int] = []  # of processes that write pages
+
+    class Watched(subprocess.Popen[bytes]):
+        def __init__(self, command: list[str], **options: Any) -> None:
+            super().__init__(command, **options)
+            if "breakhis_pl.reporting" in command:
+                sessions.append(os.getsid(self.pid))
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
     monkeypatch.setattr(command_line, "pages_follow", lambda: is_on_gpu and command_line.RunCallback.n_left > 1)
-    monkeypatch.setattr(command_line.RunCallback, "pages", None)
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1\n"
@@ -76,4 +86,5 @@ def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(
     for path in (tmp_path / "sweep").glob("*/run.json"):
         assert path.with_name("report.html").is_file()
         assert "report: " in path.with_name("train.log").read_text()
-    assert (command_line.RunCallback.pages is not None) == is_on_gpu
+    assert len(sessions) == is_on_gpu  # the first run's page
+    assert os.getsid(0) not in sessions  # Ctrl-C does not reach it
