@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from breakhis_pl.errors import PredictionsError
 from breakhis_pl.metrics import paired
@@ -48,6 +49,32 @@ def test_a_difference_is_first_minus_second_and_changes_sign_with_their_order(se
         assert (one.p < 0.05) == (not one.ci95[0] <= 0 <= one.ci95[1])
 
 
+@pytest.mark.parametrize("gains", [(4, 0), (4, 3, 0), (3, 1, 2, -1, 0, 4), (1, 2, 0, -1, 1, 3, 0, 2, 1, -2, 1, 1)])
+def test_interval_and_p_value_of_cases_of_equal_size_are_those_of_the_paired_t_test(gains: tuple[int, ...]) -> None:
+    # of four images of a case, both networks have two or fewer correct; one of them has `gain` more
+    case = np.arange(len(gains)).repeat(4)
+    n_correct = [(max(gain, 0), max(-gain, 0)) for gain in gains]
+    first, second = (
+        table(case, np.ones(len(case)), [0.9 if image < n[side] else 0.1 for n in n_correct for image in range(4)])
+        for side in range(2)
+    )
+    (found,) = paired.paired_differences(first, second, [METRICS["accuracy"]], n_draws=20_000)
+    expected = stats.ttest_1samp(np.array(gains) / 4, 0)
+    limits = np.clip(expected.confidence_interval(0.95), -1, 1)
+    assert found.value == pytest.approx(np.mean(gains) / 4)
+    assert found.ci95 == pytest.approx(limits, abs=0.01)
+    assert found.p == pytest.approx(expected.pvalue, rel=0.03)
+
+
+def test_the_limits_of_a_difference_are_within_twice_the_range_of_the_metric() -> None:
+    first, second = (table([0, 1, 2, 3], [0, 0, 1, 1], positive) for positive in ([0.1, 0.1, 0.9, 0.9], [0.9, 0.1] * 2))
+    found = difference(first, second, "mcc")
+    assert found.value == pytest.approx(1)
+    assert found.ci95 is not None
+    assert -2 <= found.ci95[0] < 0
+    assert found.ci95[1] == 2
+
+
 def test_equal_predictions_have_a_difference_of_zero_without_interval_and_p_value() -> None:
     rows = random_table(0)
     for found in paired.paired_differences(rows, rows.take(np.arange(len(rows))[::-1]), PAIRED, n_draws=200):
@@ -82,6 +109,18 @@ def test_cases_that_several_folds_test_alike_count_once(n_folds: int) -> None:
         assert found.ci95 == pytest.approx(expected.ci95)
         assert found.p == pytest.approx(expected.p)
         assert found.n_cases == expected.n_cases
+
+
+def test_a_case_of_several_folds_weighs_as_much_as_one_of_a_single_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = pair(1)
+    half = np.isin(first.case, np.unique(first.case)[::2])
+    pairs = [(first, second), (first.take(np.flatnonzero(half)), second.take(np.flatnonzero(half)))]
+    found = paired.pooled_differences(pairs, [METRICS["accuracy"]], n_draws=500)
+    # the second fold adds nothing: it repeats the images of cases that then count half
+    assert found == paired.paired_differences(first, second, [METRICS["accuracy"]], n_draws=500)
+    monkeypatch.setattr(paired, "MAX_GROUPS", 5)
+    with pytest.raises(PredictionsError, match="at most 5"):
+        paired.pooled_differences(pairs, [METRICS["accuracy"]])
 
 
 def test_a_difference_that_does_not_vary_or_rests_on_one_case_has_no_interval_and_no_p_value() -> None:
