@@ -34,6 +34,11 @@ def test_the_temperature_has_the_smallest_log_loss_of_a_grid(seed: int) -> None:
     assert fitted.log_loss_before == pytest.approx(sk.log_loss(rows.target, rows.prob_positive))
 
 
+def test_positive_cases_are_those_with_positive_images() -> None:
+    fitted = calibration.fit_calibration(table([0, 0, 1, 1, 2, 3], [0, 1, 1, 1, 0, 0], [0.2, 0.9, 0.6, 0.8, 0.4, 0.1]))
+    assert (fitted.n_cases, fitted.n_positive_cases) == (4, 2)
+
+
 def test_rows_without_a_mistake_and_all_wrong_rows_end_at_the_bounds_and_rows_of_one_half_stay() -> None:
     probability = [0.1, 0.2, 0.8, 0.9]
     assert (

@@ -101,6 +101,7 @@ def test_tables_of_other_images_or_another_truth_are_refused() -> None:
 @pytest.mark.parametrize("n_folds", [1, 2, 3])
 def test_cases_that_several_folds_test_alike_count_once(n_folds: int) -> None:
     first, second = pair(1)
+    assert [metric.name for metric in paired.decision_metrics()] == ["weighted_f1", "accuracy"]
     pooled = paired.pooled_differences([(first, second)] * n_folds, paired.decision_metrics(), n_draws=500)
     for found, expected in zip(
         pooled, paired.paired_differences(first, second, paired.decision_metrics(), n_draws=500), strict=True
