@@ -13,7 +13,7 @@ from breakhis_pl.data.breakhis import official_patients
 from breakhis_pl.data.datamodule import Batch, BreakHisDataModule
 from breakhis_pl.data.dataset import Dataset, Subset, open_dataset
 from breakhis_pl.data.export import main as export
-from breakhis_pl.data.splits import make_split
+from breakhis_pl.data.splits import make_split, official_split
 from breakhis_pl.errors import ConfigurationError, DataError
 from breakhis_pl.models.classifier import Classifier
 from tests.configs import train_config
@@ -128,6 +128,9 @@ def test_messages_of_a_split_are_in_the_terms_of_a_table(write_table: Write) -> 
     assert found.startswith("data.test_fraction=0.3: c has fewer than two cases")
     one_image_of_c = one_patient_of_c.drop(columns=["patient", "split"])
     assert refused(one_image_of_c).startswith("data.test_fraction=0.3: c has fewer than two images")
+    assert "images.csv has validation images" in refused(ROWS, "data.val_fraction=0.2")
+    with pytest.raises(DataError, match="comes without a split"):
+        official_split(open_table(*write_table(ROWS.drop(columns="split"))))
 
 
 def changed(**columns: Mapping[int, str]) -> pd.DataFrame:

@@ -57,6 +57,16 @@ def test_a_fold_with_two_seeds_counts_once(tmp_path: Path) -> None:
     assert on_fold["ci95"] == pytest.approx(np.mean(limits, axis=0))
 
 
+def test_the_deviation_over_seeds_is_pooled_over_the_folds_that_have_several(tmp_path: Path) -> None:
+    seeds = {1: 3, 2: 2, 3: 1}
+    runs = read_runs(tmp_path, *(f"data.fold={fold} seed={seed}" for fold, n in seeds.items() for seed in range(n)))
+    (group,) = repeats(runs)
+    values = [value(run, "accuracy") for run in runs]
+    squares = [(np.array(each) - np.mean(each)) ** 2 for each in (values[:3], values[3:5])]
+    assert group.seed_deviation("accuracy") == pytest.approx(np.sqrt(np.concatenate(squares).sum() / (2 + 1)))
+    assert repeats(runs[4:])[0].seed_deviation("accuracy") is None
+
+
 def test_seeds_of_one_split_are_averaged_without_folds(tmp_path: Path) -> None:
     runs = read_runs(tmp_path, "data.split=ratio seed=0", "data.split=ratio seed=1")
     (group,) = repeats(runs)
