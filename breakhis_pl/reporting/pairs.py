@@ -202,7 +202,8 @@ def _conclusion(pair: Pair, n_tests: int) -> str:
     if found.value is None:
         return f"{both}: {_title()} is not defined for both."
     if found.ci95 is None or found.p is None:
-        difference = f"differs by {_signed(found.value)}, from one case only" if found.value else "is the same"
+        cases = "from one case only" if found.n_cases < 2 else "in every draw of cases, so there is no interval"
+        difference = f"differs by {_signed(found.value)}, {cases}" if found.value else "is the same"
         return f"{both}: {_title()} {difference}."
     low, high = found.ci95
     p = f"p {format_p(found.p)}" if found.p < 0.001 else f"p = {format_p(found.p)}"
