@@ -453,7 +453,7 @@ class EvaluateDataConfig(Group):
 
 
 class DeviceConfig(Group):
-    """Keys of `trainer` in evaluate.py and predict.py."""
+    """Keys of `trainer` in programs that train nothing."""
 
     accelerator: Accelerator
     """auto: the GPU if there is one."""
@@ -637,6 +637,15 @@ def _evaluate_rules(config: EvaluateConfig) -> Iterator[str]:
         yield f"{', '.join(given)}: set one of them"
     if config.ensemble and config.runs is None:
         yield "ensemble=true: averages several runs; set runs=<sweep folder> or runs=[<run folder>,<run folder>]"
+    for_run = {
+        "subset": config.subset != "test",
+        "checkpoint": config.checkpoint != "auto",
+        "calibrate": config.calibrate,
+        "tta": config.tta != "none" and config.predictions is not None,
+    }
+    yield from (f"{key}: has no effect without run; drop it" for key, on in for_run.items() if on and not config.run)
+    if config.out is not None and config.runs is None:
+        yield f"out={config.out}: is for the comparison of runs; drop it"
     if config.tta != "none" and config.runs is not None and not config.ensemble:
         yield f"tta={config.tta}: a comparison reads the runs' test/ tables; add ensemble=true or drop it"
     if config.tta != "none" and config.calibrate:
@@ -694,7 +703,7 @@ def _fault(details: Any, values: Any) -> str:
     if kind == "missing":
         return f"{key}: has no value; set {key}=…"
     rule = details["msg"].replace("Input should be", "must be").replace("String should", "must")
-    rule = rule.replace("Value should", "must").replace(" or equal to", " or equal to")
+    rule = rule.replace("Value should", "must")
     return f"{key}={'null' if value is None else value}: {rule[0].lower()}{rule[1:]}"
 
 

@@ -14,7 +14,7 @@ from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Dataset, Subset
 from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
 from breakhis_pl.explain.gradcam import grad_cam
-from breakhis_pl.metrics.calibration import CALIBRATION_JSON, fit_calibration, write_calibration
+from breakhis_pl.metrics.calibration import fit_calibration, write_calibration
 from breakhis_pl.metrics.evaluation import METRICS_JSON, classification_report, evaluate_table, write_metrics
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV, Predictions, read_predictions
 from breakhis_pl.models.classifier import Classifier
@@ -22,7 +22,7 @@ from breakhis_pl.models.tta import N_VIEWS, ViewAverage
 from breakhis_pl.reporting.checks import run_checks
 from breakhis_pl.reporting.gallery import choose_images, write_gallery
 from breakhis_pl.reporting.program import log_checks, report
-from breakhis_pl.reporting.results import SUBTYPE_FILES, Result, write_results
+from breakhis_pl.reporting.results import SUBTYPE_FILES, write_results
 from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import RunFolder, check_same_images, lock_run
 from breakhis_pl.train import make_data
@@ -70,7 +70,7 @@ def evaluate_subset(
     precision: str,
     n_explained: int,
     views: str | None = None,
-) -> Result:
+) -> dict[str, Any]:
     """Evaluate a subset and write its folder: predictions.csv, metrics.json, confusion_matrix.png, gallery/.
 
     Args:
@@ -87,7 +87,7 @@ def evaluate_subset(
     predictions = to_predictions(data.dataset, indices, classifier.sum_logits(logits))
     title = ", ".join(filter(None, (make_title(classifier.config.backbone, data.data), views)))
     note = data.dataset.note
-    result = write_results(folder, predictions, title=title, note=note)
+    metrics = write_results(folder, predictions, title=title, note=note)
     if classifier.parents is not None:
         types = to_predictions(data.dataset, indices, logits, by_parent=False)
         write_results(folder, types, title=f"{title}: {subset} images", note=note, files=SUBTYPE_FILES)
@@ -98,7 +98,7 @@ def evaluate_subset(
         heat = grad_cam(classifier, images, torch.from_numpy(predictions.predicted[[row for _, row in chosen]]))
         pixels = data.cache.pixels[rows].numpy()
         write_gallery(folder, predictions, chosen, pixels, None if heat is None else heat.cpu().numpy())
-    return result
+    return metrics
 
 
 def calibrate(run: RunFolder, *, sensitivity: float) -> None:
@@ -109,7 +109,7 @@ def calibrate(run: RunFolder, *, sensitivity: float) -> None:
     """
     rows = read_predictions(run.path / Subset.VAL / PREDICTIONS_CSV)
     fitted = fit_calibration(rows, sensitivity=sensitivity)
-    write_calibration(run.path / CALIBRATION_JSON, fitted)
+    write_calibration(run.calibration_json, fitted)
     log.info(
         "calibration: temperature %.3f, threshold %.3f; on validation images sensitivity %.3f, specificity %.3f",
         fitted.temperature,
@@ -187,7 +187,7 @@ def evaluate(config: EvaluateConfig) -> None:
         for each in subsets:
             words = [each, "" if is_selected else path.stem, "" if config.tta == "none" else config.tta]
             folder = run.path / "_".join(filter(None, words))
-            result = evaluate_subset(
+            metrics = evaluate_subset(
                 folder,
                 classifier,
                 data,
@@ -206,7 +206,7 @@ def evaluate(config: EvaluateConfig) -> None:
             report(run.path)
     if folder.name != Subset.TEST:
         log_checks(run_checks(read_run(run.path, place=folder.name)))
-    log.info("%s images\n\n%s", subset, classification_report(result.metrics))
+    log.info("%s images\n\n%s", subset, classification_report(metrics))
     log.info("%s", folder)
 
 

@@ -32,7 +32,14 @@ _NOT_IN_NAMES = (
     "data.root",
     "data.cache_dir",
     "data.require_complete",
-    "trainer",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.fast_dev_run",
+    "trainer.keep_memory",
+    "trainer.num_nodes",
+    "trainer.progress_bar",
+    "trainer.show_batch",
+    "trainer.strategy",
 )
 """Overrides that say where or how a run is computed, not what: they are no part of a folder's name."""
 
@@ -45,7 +52,7 @@ def run_name(backbone: str, overrides: ListConfig | Sequence[str]) -> str:
         overrides: Overrides of the run, as in "optimizer.lr=0.01".
 
     Returns:
-        At most 120 characters of A-Z, a-z, 0-9 and "_.+-"; different overrides give different names.
+        At most 120 characters of A-Z, a-z, 0-9 and "_.+-"; another value of a key gives another name.
 
     Example:
         >>> run_name("resnet18", ["model=resnet18", "experiment=frozen", "seed=1", "trainer=cpu"])
@@ -54,8 +61,7 @@ def run_name(backbone: str, overrides: ListConfig | Sequence[str]) -> str:
     words = [backbone]
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        is_duration = key in ("trainer.max_epochs", "trainer.monitor", "trainer.patience", "trainer.precision")
-        if key == "model" or (not is_duration and key.startswith(_NOT_IN_NAMES)):
+        if key in ("model", "trainer") or key.startswith(_NOT_IN_NAMES):
             continue
         is_option = key in ("experiment", "augmentation", "optimizer", "scheduler", "data")
         word = value if is_option else f"{key.rpartition('.')[2]}{value}"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from breakhis_pl.config import DeviceConfig
-from breakhis_pl.errors import DataError, RunFolderError
+from breakhis_pl.errors import ConfigurationError, DataError, RunFolderError
 from breakhis_pl.inference.predict import to_table
 from breakhis_pl.inference.predictor import Float32Array, Picture, Predictor, UInt8Array, open_predictor
 from breakhis_pl.models.classifier import Classifier
@@ -94,9 +94,11 @@ class FinishedRun:
 
         Raises:
             DataError: If the picture cannot be read.
-            ConfigurationError: If the network has no feature map that Grad-CAM can weight.
+            ConfigurationError: If there is no such class, or no feature map that Grad-CAM can weight.
         """
         pixels, classes = self._decode(picture).pixels, self.network.parent_classes
+        if class_name not in (None, *classes):
+            raise ConfigurationError(f"class_name={class_name}: is not one of {', '.join(classes)}")
         if class_name is None:
             index = int(self.predictor.predict(pixels[None])[0].argmax())
         else:

@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -203,18 +203,28 @@ def check_epochs(folder: Path, stored: TrainConfig, asked: TrainConfig) -> None:
         )
 
 
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Say which values of two flat configurations differ.
+
+    Example:
+        >>> differences({"seed": 0, "data.fold": 2}, {"seed": 1, "data.fold": 2})
+        ['seed (0 there, 1 here)']
+    """
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    return [f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys]
+
+
 def check_same_run(folder: Path, stored: TrainConfig, asked: TrainConfig) -> None:
     """Check that the run in a folder has the configuration that a command asks for, so that it can be resumed.
 
     Raises:
         RunFolderError: If it has another one, with the keys that differ.
     """
-    there, here = flatten(plain(stored)), flatten(plain(asked))
-    differing = [
-        f"{key} ({there.get(key)} there, {here.get(key)} here)"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and not key.startswith(RESUME_KEYS)
-    ]
+    there, here = (
+        {key: value for key, value in flatten(plain(config)).items() if not key.startswith(RESUME_KEYS)}
+        for config in (stored, asked)
+    )
+    differing = differences(there, here)
     if differing:
         raise RunFolderError(f"{folder}: holds another run: {join_truncated(differing)}; choose another folder")
     check_epochs(folder, stored, asked)

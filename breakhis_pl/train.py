@@ -272,7 +272,7 @@ def evaluate_run(
             detector.save(run.ood_npz)
     final: dict[str, float] = {}
     for subset in data.evaluated_subsets:
-        result = evaluate_subset(
+        metrics = evaluate_subset(
             run.path / subset,
             classifier,
             data,
@@ -285,13 +285,13 @@ def evaluate_run(
             subset is Subset.VAL and len(data.dataset.parent_classes) == 2
         ):  # comes before test, whose metrics use what is fitted here
             calibrate(run, sensitivity=DEFAULT_SENSITIVITY)
-        report = classification_report(result.metrics)
+        report = classification_report(metrics)
         for logger in trainer.loggers:
             if isinstance(logger, SubsetTensorBoardLogger):
-                logger.log_image(subset, "confusion_matrix", result.confusion_matrix, step=epoch)
+                logger.log_image(subset, run.path / subset / "confusion_matrix.png", step=epoch)
                 logger.log_text(subset, "classification_report", report)
         for name in ("accuracy", "weighted_f1", "auroc"):
-            value = result.metrics[name]["value"]
+            value = metrics[name]["value"]
             final |= {} if value is None else {f"{subset}_{name}": float(value)}
         log.info("%s images\n\n%s", subset, report)
     log_results(trainer.loggers, flatten(plain(config)), final)

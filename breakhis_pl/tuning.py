@@ -26,9 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from breakhis_pl.config import TrainConfig, flatten, plain, validate
 from breakhis_pl.errors import ConfigurationError, DataError, RunFolderError, TrainingError, join_truncated
+from breakhis_pl.job import key_of
 from breakhis_pl.messages import explain, mask_password
 from breakhis_pl.randomness import derived_seed
-from breakhis_pl.run_folder import RunFolder, atomic_write, write_text
+from breakhis_pl.run_folder import RunFolder, atomic_write, differences, write_text
 from breakhis_pl.tuning_config import Choice, SearchedKey, TuneConfig, Value
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RESUME_KEYS = (
+STUDY_RESUME_KEYS = (
     *("study", "data.root", "data.table", "data.cache_dir", "trainer.progress_bar"),
     *("tuning.n_trials", "tuning.timeout_s", "tuning.storage", "tuning.keep_checkpoints"),
 )
@@ -61,7 +62,7 @@ def tune(config: TuneConfig, overrides: list[str]) -> None:
             fail, or something fails that does not depend on the values of a trial.
     """
     sys.argv = [mask_password(argument) for argument in sys.argv]  # run.json and loggers record the command
-    given = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    given = set(map(key_of, overrides))
     space = {key: entry for key, entry in config.search_space.items() if key not in given}
     if not space:
         raise ConfigurationError("search_space: the command sets all of its keys; drop one of them")
@@ -159,13 +160,12 @@ def check_same_study(study: "Study", config: TuneConfig) -> None:
     Raises:
         RunFolderError: If another configuration is recorded, with the keys that differ.
     """
-    here = {key: value for key, value in flatten(plain(config)).items() if key not in RESUME_KEYS}
+    here = {key: value for key, value in flatten(plain(config)).items() if key not in STUDY_RESUME_KEYS}
     there = study.user_attrs.get("config")
     if there is None:
         study.set_user_attr("config", here)
     elif there != here:
-        keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-        differing = join_truncated(f"{key} ({there.get(key)} there, {here.get(key)} here)" for key in keys)
+        differing = join_truncated(differences(there, here))
         raise RunFolderError(f"{config.study}: holds another study: {differing}; choose another folder")
 
 
@@ -178,6 +178,12 @@ def count_started(study: "Study") -> int:
     """Count the trials that have started and do not wait to be repeated; repetitions of a trial count once."""
     numbers = {trial.user_attrs.get("trial", trial.number) for trial in study.get_trials(deepcopy=False)}
     return len(numbers) - count_states(study)["WAITING"]
+
+
+def count_failed(study: "Study") -> int:
+    """Count the trials whose values caused an error; others were interrupted."""
+    failed = [trial.user_attrs for trial in study.get_trials(deepcopy=False) if trial.state.name == "FAIL"]
+    return len({attributes["trial"] for attributes in failed if "reason" in attributes})
 
 
 def run_trial(trial: "Trial", config: TuneConfig, shared: Sequence[str]) -> float:
@@ -284,7 +290,7 @@ def finish_trial(study: "Study", trial: "FrozenTrial", config: TuneConfig, share
     if states["COMPLETE"] > 0:
         write_best(study, config, shared)
         draw_figures(study, config.study, config.tuning.metric)
-    elif states["PRUNED"] == 0 and states["FAIL"] >= min(MIN_FAILURES, config.tuning.n_trials):
+    elif states["PRUNED"] == 0 and count_failed(study) >= min(MIN_FAILURES, config.tuning.n_trials):
         raise TrainingError(f"all trials failed, the last one with: {trial.user_attrs.get('reason')}")
     if count_started(study) >= config.tuning.n_trials:
         study.stop()

@@ -22,8 +22,6 @@ from breakhis_pl.metrics.classification import LOG_CLIP, true_class_probability
 from breakhis_pl.metrics.predictions import FloatArray, IntArray, Predictions
 from breakhis_pl.run_folder import write_text
 
-CALIBRATION_JSON = "calibration.json"
-
 TEMPERATURES = (0.25, 20.0)
 """Bounds of the temperature: rows without a mistake would need 0, and mistakes elsewhere would cost without limit."""
 

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.metrics.predictions import BoolArray, FloatArray, IntArray, Predictions
 
 N_DRAWS = 10_000
@@ -18,15 +17,7 @@ MAX_GROUPS = 2_000
 
 
 def draw_cases(n_groups: int, *, seed: int, n_draws: int = N_DRAWS) -> IntArray:
-    """Draw cases with replacement; int64, (n_draws, n_groups), how often each case is in each draw.
-
-    Raises:
-        ConfigurationError: If there are fewer than 100 draws, or the seed is negative.
-    """
-    if n_draws < 100:
-        raise ConfigurationError(f"n_draws={n_draws}: must be at least 100; {N_DRAWS} are usual")
-    if seed < 0:
-        raise ConfigurationError(f"seed={seed}: must be 0 or more")
+    """Draw cases with replacement; int64, (n_draws, n_groups), how often each case is in each draw."""
     return np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n_draws)
 
 

@@ -4,10 +4,15 @@ They return float64, (n_draws,), or (n_draws, n_classes) for a metric of each cl
 `registry.Metric.values` masks what is not defined.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from breakhis_pl.metrics.cases import Draws
-from breakhis_pl.metrics.predictions import BoolArray, FloatArray, IntArray
+from breakhis_pl.metrics.predictions import BoolArray, FloatArray, IntArray, Predictions
+
+Formula: TypeAlias = Callable[[Draws], FloatArray]
 
 LOG_CLIP = float(np.finfo(np.float64).eps)
 """Probabilities are kept this far from 0 and 1 in logarithms, as in scikit-learn's log_loss."""
@@ -44,14 +49,14 @@ def f1(draws: Draws) -> FloatArray:
     return divide(2 * _diagonal(draws), draws.support + draws.n_predicted)
 
 
-def weighted(per_class: FloatArray, draws: Draws) -> FloatArray:
-    """Mean over the classes, weighted by their images."""
-    return divide((per_class * draws.support).sum(1), draws.n_images)
+def weighted(per_class: Formula) -> Formula:
+    """Mean of a metric over the classes, weighted by their images."""
+    return lambda draws: divide((per_class(draws) * draws.support).sum(1), draws.n_images)
 
 
-def macro(per_class: FloatArray, draws: Draws) -> FloatArray:
-    """Mean over the classes that have images."""
-    return np.asarray(per_class[:, draws.table.present].mean(1))
+def macro(per_class: Formula) -> Formula:
+    """Mean of a metric over the classes that have images."""
+    return lambda draws: np.asarray(per_class(draws)[:, draws.table.present].mean(1))
 
 
 def accuracy(draws: Draws) -> FloatArray:
@@ -144,15 +149,14 @@ def expected_calibration_error(draws: Draws) -> FloatArray:
     Source:
         Naeini, Cooper and Hauskrecht, AAAI 2015, doi:10.1609/aaai.v29i1.9602.
     """
-    probability, outcome = calibration_pairs(draws)
+    probability, outcome = calibration_pairs(draws.predictions)
     excess = np.zeros((len(outcome), N_CALIBRATION_BINS))
     excess[np.arange(len(outcome)), calibration_bin(probability)] = outcome - probability
     return np.asarray(np.abs(draws.sum(excess)).sum(1) / draws.n_images)
 
 
-def calibration_pairs(draws: Draws) -> tuple[FloatArray, FloatArray]:
+def calibration_pairs(predictions: Predictions) -> tuple[FloatArray, FloatArray]:
     """Return the probability of each image and whether its event happened, 0 or 1; float64, (n_images,) each."""
-    predictions = draws.predictions
     if predictions.n_classes == 2:
         return predictions.prob_positive, (predictions.target == 1).astype(np.float64)
     return predictions.probabilities.max(1), predictions.correct.astype(np.float64)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from breakhis_pl.data.breakhis import CLASS_NAMES, SUBTYPES, tumor_type
-from breakhis_pl.metrics.calibration import CALIBRATION_JSON, calibrated, read_calibration
+from breakhis_pl.metrics.calibration import calibrated, read_calibration
 from breakhis_pl.metrics.cases import N_DRAWS, CaseTable, Draws, draw_cases
 from breakhis_pl.metrics.intervals import INTERVAL_METHOD, Limits, case_intervals, missing_interval_reason
 from breakhis_pl.metrics.predictions import Predictions, read_predictions, shared_case_images, table_checksum
 from breakhis_pl.metrics.registry import METRICS, shown
-from breakhis_pl.run_folder import write_text
+from breakhis_pl.run_folder import RunFolder, write_text
 
 METRICS_JSON = "metrics.json"
 ENSEMBLE_JSON = "ensemble.json"
@@ -26,7 +27,6 @@ def evaluate(
     predictions: Predictions,
     *,
     subset: str = "test",
-    with_intervals: bool = True,
     seed: int = 0,
     n_draws: int = N_DRAWS,
     shared: Collection[str] = (),
@@ -36,7 +36,6 @@ def evaluate(
     Args:
         predictions: One row per image.
         subset: Name of the images' subset.
-        with_intervals: Whether to compute the intervals.
         seed: Seed of the draws of cases.
         n_draws: Number of draws.
         shared: Images of cases that also have images in train or val; "without_shared_cases" has the metrics of the
@@ -44,14 +43,8 @@ def evaluate(
 
     Returns:
         A value is None if it is not defined, an interval if there is none, with "reason" beside it.
-
-    Raises:
-        ConfigurationError: If there are fewer than 100 draws, or the seed is negative.
     """
-
-    def summarize(part: Predictions) -> dict[str, Any]:
-        return _summary(part, seed=seed, n_draws=n_draws if with_intervals else None)
-
+    summarize = partial(_summary, seed=seed, n_draws=n_draws)
     metrics = {"subset": subset, **summarize(predictions)}
     parts = {"per_magnification": _by_magnification(predictions), "per_subtype": _by_tumor_type(predictions)}
     metrics |= {name: part for name, part in parts.items() if part}
@@ -64,8 +57,8 @@ def evaluate(
 def evaluate_table(path: Path, **options: Any) -> dict[str, Any]:
     """Compute the content of metrics.json for a predictions.csv.
 
-    In a run folder, its subset is the name of its folder, and split.csv says which cases are shared (for an ensemble,
-    ensemble.json does); the run's own test table is also evaluated with the calibration that was fitted for it.
+    In a run folder, its subset is the beginning of its folder's name, and split.csv says which cases are shared (for an
+    ensemble, ensemble.json does); the run's own test table is also evaluated with the calibration fitted for it.
 
     Args:
         path: The table.
@@ -75,17 +68,18 @@ def evaluate_table(path: Path, **options: Any) -> dict[str, Any]:
         PredictionsError: If the table is not consistent.
     """
     predictions, folder = read_predictions(path), path.resolve().parent
-    split, calibration = folder.parent / "split.csv", folder.parent / CALIBRATION_JSON
-    subset = folder.name.partition("_")[0]  # val_flips/ has rows of val
+    run = RunFolder(folder.parent)
+    place = folder.name.partition("_")[0]  # val_flips/ has rows of val
+    subset = place if run.split_csv.is_file() and place in SUBSETS else "test"
     ensemble = folder / ENSEMBLE_JSON
     shared: Collection[str] = ()
     if ensemble.is_file():
         shared = json.loads(ensemble.read_text(encoding="utf-8"))["shared_case_images"]
-    elif split.is_file():
-        shared = shared_case_images(pd.read_csv(split, dtype=str))
-    metrics = evaluate(predictions, subset=subset if subset in SUBSETS else "test", **{"shared": shared, **options})
-    if folder.name == "test" and calibration.is_file() and predictions.n_classes == 2:
-        fitted = read_calibration(calibration)
+    elif run.split_csv.is_file():
+        shared = shared_case_images(pd.read_csv(run.split_csv, dtype=str))
+    metrics = evaluate(predictions, subset=subset, **{"shared": shared, **options})
+    if folder.name == "test" and run.calibration_json.is_file() and predictions.n_classes == 2:
+        fitted = read_calibration(run.calibration_json)
         summary = evaluate(calibrated(predictions, fitted), **options)
         metrics["calibrated"] = {
             "temperature": fitted.temperature,
@@ -104,25 +98,21 @@ def evaluate_table(path: Path, **options: Any) -> dict[str, Any]:
     return {"predictions_checksum": table_checksum(path), **metrics}
 
 
-def _summary(predictions: Predictions, *, seed: int, n_draws: int | None) -> dict[str, Any]:
+def _summary(predictions: Predictions, *, seed: int, n_draws: int) -> dict[str, Any]:
     table = CaseTable(predictions)
-    once, intervals, n_lacking = Draws(table), {}, None
-    if n_draws is not None:
-        weights = draw_cases(table.n_groups, seed=seed, n_draws=n_draws)
-        intervals = case_intervals(table, weights)
-        n_lacking = int((weights @ (table.confusion.sum(2) > 0) == 0).any(1).sum())
+    weights = draw_cases(table.n_groups, seed=seed, n_draws=n_draws)
+    once, intervals = Draws(table), case_intervals(table, weights)
     per_class: dict[str, dict[str, Any]] = {name: {} for name in predictions.classes}
     estimates = {}
     for name, metric in METRICS.items():
-        if not metric.is_for(table.n_classes, are_independent=predictions.are_independent):
+        if not metric.is_for(table.n_classes) or (metric.is_of_groups and predictions.are_independent):
             continue
         values = metric.values(once).reshape(-1)
         if metric.basis == "prediction":  # as in scikit-learn: 0 for a class that is never predicted
             values = np.nan_to_num(values)
-        limits = intervals.get(name, [None] * len(values))
-        found = [_estimate(*pair) for pair in zip(values, limits, strict=True)]
+        found = [_estimate(*pair) for pair in zip(values, intervals[name], strict=True)]
         for index, estimate in enumerate(found):
-            if n_draws is not None and estimate["ci95"] is None:
+            if estimate["ci95"] is None:
                 estimate.setdefault("reason", missing_interval_reason(metric, table, index))
         if metric.per_class:
             for class_name, estimate in zip(predictions.classes, found, strict=True):
@@ -138,10 +128,10 @@ def _summary(predictions: Predictions, *, seed: int, n_draws: int | None) -> dic
         "confusion_matrix": once.confusion[0].astype(int).tolist(),
         "per_class": per_class,
         **estimates,
-        "interval_method": None if n_draws is None else INTERVAL_METHOD,
+        "interval_method": INTERVAL_METHOD,
         "n_draws": n_draws,
-        "seed": None if n_draws is None else seed,
-        "draws_lacking_a_class": n_lacking,
+        "seed": seed,
+        "draws_lacking_a_class": int((weights @ (table.confusion.sum(2)[:, table.present] > 0) == 0).any(1).sum()),
     }
 
 

@@ -85,7 +85,7 @@ def _difference(metric: Metric, value: float, draws: FloatArray, n_cases: int, n
     if math.isnan(value):
         return Difference(metric.name, None, None, None, n_cases)
     draws = draws[~np.isnan(draws)]
-    if n_cases < 2 or draws.std() < NO_SPREAD:
+    if n_cases < 2 or len(draws) == 0 or draws.std() < NO_SPREAD:
         return Difference(metric.name, value, None, None, n_cases)
     n = math.floor(n_effective)
     error = float(draws.std()) * math.sqrt(n / (n - 1))
@@ -182,7 +182,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values)
     steps = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps)) if len(p_values) else steps
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
     return [float(p) for p in adjusted]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from breakhis_pl.metrics import classification as formulas
 from breakhis_pl.metrics.cases import CaseTable, Draws
-from breakhis_pl.metrics.classification import macro, weighted
+from breakhis_pl.metrics.classification import Formula
 from breakhis_pl.metrics.predictions import FloatArray
 
 Basis = Literal["cases", "classes", "class", "prediction", "positive", "negative"]
@@ -45,7 +45,7 @@ class Metric:
     name: str
     title: str
     meaning: str
-    formula: Callable[[Draws], FloatArray]
+    formula: Formula
     per_class: bool = False
     range: tuple[float, float] = (0.0, 1.0)
     chance: float | Callable[[CaseTable], float] | None = None
@@ -85,11 +85,9 @@ class Metric:
         """Index of the class that a metric of one of two classes is about."""
         return 1 if self.basis == "positive" else 0
 
-    def is_for(self, n_classes: int, *, are_independent: bool = False) -> bool:
-        """Whether the metric is defined for a number of classes, and tells more than accuracy of independent images."""
-        return (n_classes == 2 or self.basis not in ("positive", "negative")) and not (
-            are_independent and self.is_of_groups
-        )
+    def is_for(self, n_classes: int) -> bool:
+        """Whether the metric is defined for a number of classes."""
+        return n_classes == 2 or self.basis not in ("positive", "negative")
 
     def n_cases(self, table: CaseTable, index: int = 0) -> int:
         """Return the number of cases that the value rests on; of a class for `per_class`."""
@@ -108,15 +106,15 @@ class Metric:
     def n_effective_cases(self, table: CaseTable, index: int = 0) -> float:
         """Return the effective number of cases, which determines the precision of the value.
 
-        For metrics that weigh classes equally, it is n_classes^2 / sum(1 / cases of the class): all cases if the
-        classes have equally many, else fewer.
+        For metrics that weigh classes equally, it is n_classes^2 / sum(1 / cases of the class), at most all cases: a
+        case may have images of several classes.
 
         Source:
             Willer, Li and Abecasis 2010, doi:10.1093/bioinformatics/btq340, for cases and controls.
         """
         if self.basis == "classes":
             counts = table.cases_of_class[table.present]
-            return float(len(counts) ** 2 / (1 / counts).sum())
+            return min(float(table.n_cases), float(len(counts) ** 2 / (1 / counts).sum()))
         return float(table.n_cases if self.uses_all_cases else self.n_cases(table, index))
 
 
@@ -125,26 +123,14 @@ def _prevalence(table: CaseTable) -> float:
     return float(np.mean([support[positive] for positive in table.one_against_rest]) / support.sum())
 
 
-_CLASS_METRICS = {"precision": formulas.precision, "recall": formulas.recall, "f1": formulas.f1}
-_TITLES = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
-
-
-def _weighted(name: str) -> Callable[[Draws], FloatArray]:
-    return lambda draws: weighted(_CLASS_METRICS[name](draws), draws)
-
-
-def _macro(name: str) -> Callable[[Draws], FloatArray]:
-    return lambda draws: macro(_CLASS_METRICS[name](draws), draws)
-
-
-_MEANS: tuple[tuple[str, Callable[[str], Callable[[Draws], FloatArray]], Basis, str], ...] = (
-    ("weighted", _weighted, "cases", "mean over the classes, weighted by their images"),
-    ("macro", _macro, "classes", "mean over the classes"),
+_MEANS: tuple[tuple[str, Callable[[Formula], Formula], Basis, str], ...] = (
+    ("weighted", formulas.weighted, "cases", "mean over the classes, weighted by their images"),
+    ("macro", formulas.macro, "classes", "mean over the classes"),
 )
-_OF_CLASS: tuple[tuple[str, Basis, str], ...] = (
-    ("precision", "prediction", "fraction of the images predicted as the class that are of it"),
-    ("recall", "class", "fraction of the class's images that are found"),
-    ("f1", "class", "harmonic mean of precision and recall"),
+_OF_CLASS: tuple[tuple[str, Formula, Basis, str], ...] = (
+    ("precision", formulas.precision, "prediction", "fraction of the images predicted as the class that are of it"),
+    ("recall", formulas.recall, "class", "fraction of the class's images that are found"),
+    ("f1", formulas.f1, "class", "harmonic mean of precision and recall"),
 )
 
 _ENTRIES = (
@@ -152,7 +138,7 @@ _ENTRIES = (
         "weighted_f1",
         "Weighted F1",
         "F1 of the classes, weighted by their images",
-        _weighted("f1"),
+        formulas.weighted(formulas.f1),
         shown=frozenset({"key", "shared_cases", "calibration", "comparison", "paired", "folds"}),
     ),
     Metric(
@@ -183,7 +169,7 @@ _ENTRIES = (
         "balanced_accuracy",
         "Balanced accuracy",
         "mean recall of the classes",
-        _macro("recall"),
+        formulas.macro(formulas.recall),
         basis="classes",
         shown=frozenset({"report", "comparison", "folds"}),
     ),
@@ -259,28 +245,28 @@ _ENTRIES = (
     *(
         Metric(
             f"{kind}_{name}",
-            f"{kind.capitalize()} {_TITLES[name]}",
+            f"{kind.capitalize()} {name.capitalize()}",
             meaning,
-            make(name),
+            mean(formula),
             basis=basis,
             shown=frozenset(),
         )
-        for kind, make, basis, meaning in _MEANS
-        for name in _CLASS_METRICS
+        for kind, mean, basis, meaning in _MEANS
+        for name, formula, *_ in _OF_CLASS
         if (kind, name) != ("weighted", "f1")
     ),
     *(
         Metric(
             name,
-            _TITLES[name],
+            name.capitalize(),
             meaning,
-            _CLASS_METRICS[name],
+            formula,
             per_class=True,
             basis=basis,
             uses_all_cases=name != "recall",
             shown=frozenset(),
         )
-        for name, basis, meaning in _OF_CLASS
+        for name, formula, basis, meaning in _OF_CLASS
     ),
 )
 

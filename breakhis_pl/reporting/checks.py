@@ -1,6 +1,5 @@
 """Checks of a run: what a reader must know before its numbers. docs/checks.md has a line on each code."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from breakhis_pl.data.dataset import Subset
 from breakhis_pl.errors import join_truncated
 from breakhis_pl.metrics.evaluation import format_estimate
 from breakhis_pl.metrics.predictions import Predictions
+from breakhis_pl.reporting.pages import relative_path
 from breakhis_pl.reporting.runs import Run
+from breakhis_pl.run_folder import RunFolder
 
 FEW_CASES = 10
 """Cases of a class below which an interval rests on little."""
@@ -53,11 +54,8 @@ class Check:
 
 
 def documentation_link(folder: Path) -> str | None:
-    """Return the path of docs/checks.md relative to a folder; None without it, or if it is on another drive."""
-    try:
-        return Path(os.path.relpath(DOCUMENTATION, folder.resolve())).as_posix() if DOCUMENTATION.is_file() else None
-    except ValueError:
-        return None
+    """Return the path of docs/checks.md relative to a folder; None without it."""
+    return relative_path(DOCUMENTATION, folder) if DOCUMENTATION.is_file() else None
 
 
 def run_checks(run: Run) -> list[Check]:
@@ -182,8 +180,9 @@ def _failed_checks_of_training(run: Run, predictions: Predictions) -> Iterator[t
     limit = run.config.get("trainer", {}).get("limit_train_batches")
     if limit is not None:
         yield "C12", "Shortened epochs", f"each epoch used only trainer.limit_train_batches={limit} batches."
-    if (run.folder / "split.csv").is_file():
-        split = pd.read_csv(run.folder / "split.csv", dtype=str)
+    split_csv = RunFolder(run.folder).split_csv
+    if split_csv.is_file():
+        split = pd.read_csv(split_csv, dtype=str)
         differing = set(split["image"][split["subset"] == "test"]) ^ set(predictions.image)
         if differing:
             names = join_truncated(sorted(differing), limit=3)

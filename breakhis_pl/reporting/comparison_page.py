@@ -1,8 +1,7 @@
 """What comparison.html and comparison.md show: sentences, tables and figures of several runs."""
 
-import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from breakhis_pl.data.breakhis import FOLDS, official_patients
@@ -11,7 +10,7 @@ from breakhis_pl.errors import join_truncated
 from breakhis_pl.metrics.registry import METRICS, shown
 from breakhis_pl.reporting.curves import roc_curve
 from breakhis_pl.reporting.figures import QUANTITIES, overlay_figure, roc_figure
-from breakhis_pl.reporting.pages import Cell, Link, Picture, Section, Table, picture_of, three_digits
+from breakhis_pl.reporting.pages import Cell, Picture, Section, Table, link, picture_of, three_digits
 from breakhis_pl.reporting.pairs import (
     MAX_RUNS_IN_PAIRS,
     compare_configurations,
@@ -73,7 +72,7 @@ def lead_sentences(runs: Sequence[Run]) -> list[str]:
     if len(by_classes) > 1:
         parts = "; ".join(f"{join_truncated(each)} of {join_truncated(of, limit=3)}" for each, of in by_classes.items())
         sentences.append(f"The runs have different classes, so their metrics cannot be compared: {parts}.")
-    sentences += dict.fromkeys(map(cases_text, runs))
+    sentences += dict.fromkeys(cases_text(run) for run in runs if run.metrics is not None)
     return sentences
 
 
@@ -122,7 +121,7 @@ def _fold_section(groups: Sequence[Repeats]) -> Section:
         rows.append([f"{group.name}{group.remark}", *spreads, str(len(group.folds))])
     for result in published:
         values = (result.over_folds.get(metric.name) for metric in metrics)
-        cells = [None if value is None else str(Spread(*value, len(FOLDS))) for value in values]
+        cells = [None if value is None else str(Spread(*value)) for value in values]
         rows.append([f"{result.method} ({result.source})", *cells, str(len(FOLDS))])
     tables = [Table("Mean ± standard deviation over folds", headings, rows)]
     for group in groups:
@@ -151,6 +150,8 @@ def _fold_section(groups: Sequence[Repeats]) -> Section:
     ]
     if not are_official:
         notes = ["The standard deviation over folds is not a standard error: the networks share train images."]
+    if len(groups) > MAX_RUNS_IN_PAIRS:
+        notes.append(f"Of more than {MAX_RUNS_IN_PAIRS} configurations, each is compared with the first one only.")
     if table is not None:
         notes.append(
             "The paired test pools the folds: a case that is tested in several folds counts once. It says how the "
@@ -190,7 +191,7 @@ def _result_section(folder: Path, runs: Sequence[Run]) -> Section:
     headings = ["Run", *(metric.title for metric in metrics), "Test images", "Fold", "Seed"]
     rows: list[list[Cell]] = [
         [
-            _link(folder, run),
+            link(run.name, run.folder / REPORT_PAGE, folder),
             *(run.estimate(metric.name) for metric in metrics),
             f"{len(run.predictions or ()):,}",
             *(None if value is None else str(value) for value in (run.fold, run.seed)),
@@ -209,18 +210,8 @@ def _result_section(folder: Path, runs: Sequence[Run]) -> Section:
     return Section("results", "Results on the test images", tables=[table], notes=notes)
 
 
-def _link(folder: Path, run: Run) -> Cell:
-    page = run.folder / REPORT_PAGE
-    if not page.is_file():
-        return run.name
-    try:
-        return Link(run.name, Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
-    except ValueError:  # on another drive of Windows
-        return Link(run.name, page.resolve().as_uri())
-
-
-def _first(drawn: Collection[object], runs: Sequence[Run]) -> str:
-    return f" The first {MAX_DRAWN} of {len(runs)} runs." if len(drawn) == MAX_DRAWN < len(runs) else ""
+def _first(runs: Sequence[Run]) -> str:
+    return f" The first {MAX_DRAWN} of {len(runs)} runs." if len(runs) > MAX_DRAWN else ""
 
 
 def _note(runs: Sequence[Run]) -> str | None:
@@ -238,7 +229,7 @@ def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
     drawn = [run for run in runs if {"train_loss", "test_loss"} <= set(run.history)][:MAX_DRAWN]
     if len(drawn) > 1:
         names, histories = ", ".join(run.name for run in drawn), {run.name: run.history for run in drawn}
-        caption = f"Dotted lines, crosses: train; solid lines, circles: test.{_first(drawn, runs)}"
+        caption = f"Dotted lines, crosses: train; solid lines, circles: test.{_first(runs)}"
         for quantity in QUANTITIES:
             title = quantity.capitalize()
             figure = overlay_figure(histories, quantity=quantity, title=title, note=_note(drawn))
@@ -254,7 +245,7 @@ def _pictures(runs: Sequence[Run]) -> Iterator[tuple[Picture, str]]:
     if len(curves) > 1:
         figure = roc_figure(curves, title="ROC curves", note=_note(runs[:MAX_DRAWN]))
         others = " They are of different test images." if len(group_by_images(runs)) > 1 else ""
-        caption = f"ROC curves with AUROC; diamonds: predicted classes.{_first(curves, runs)}{others}"
+        caption = f"ROC curves with AUROC; diamonds: predicted classes.{_first(runs)}{others}"
         yield picture_of(figure, alt=f"ROC curves; AUROC of {', '.join(curves)}."), caption
 
 

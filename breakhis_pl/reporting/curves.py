@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from breakhis_pl.metrics.cases import CaseTable, Draws, draw_cases
+from breakhis_pl.metrics.cases import CaseTable, draw_cases
 from breakhis_pl.metrics.classification import N_CALIBRATION_BINS, calibration_bin, calibration_pairs
 from breakhis_pl.metrics.intervals import t_quantile
 from breakhis_pl.metrics.predictions import FloatArray, IntArray, Predictions
@@ -92,7 +92,7 @@ def precision_recall_curve(predictions: Predictions) -> Curve | None:
 
 def reliability_bins(predictions: Predictions) -> ReliabilityBins:
     """Group images by the probability of the positive class."""
-    probability, outcome = calibration_pairs(Draws(CaseTable(predictions)))
+    probability, outcome = calibration_pairs(predictions)
     of_image = calibration_bin(probability)
     counts = np.bincount(of_image, minlength=N_CALIBRATION_BINS)
     with np.errstate(invalid="ignore"):

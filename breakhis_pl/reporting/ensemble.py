@@ -16,7 +16,7 @@ from breakhis_pl.reporting.comparison import write_runs
 from breakhis_pl.reporting.results import write_results
 from breakhis_pl.reporting.run_report import images_text
 from breakhis_pl.reporting.runs import Run, distinct_names, find_runs, read_run
-from breakhis_pl.run_folder import write_text
+from breakhis_pl.run_folder import RunFolder, write_text
 
 NAME = "ensemble"
 
@@ -62,10 +62,10 @@ def write_ensemble(out: Path, folders: Sequence[Path], *, tta: str = "none") -> 
         except PredictionsError as error:
             raise PredictionsError(f"{name}: {error}") from error
     mean = average(tables)
-    splits = [pd.read_csv(run.folder / "split.csv", dtype=str) for run in runs]
+    splits = [pd.read_csv(RunFolder(run.folder).split_csv, dtype=str) for run in runs]
     _check_not_trained_on(runs, splits, mean)
     shared = frozenset[str]().union(*map(shared_case_images, splits))
-    keys = ["source", "group", "magnification", *(("split", "fold") if len({run.fold for run in runs}) == 1 else ())]
+    keys = ("source", "group", "magnification", "split", "fold")
     ensemble = {
         "table": f"{place}/{PREDICTIONS_CSV}",
         "members": [

@@ -18,7 +18,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from PIL import Image
 
 from breakhis_pl.reporting.curves import Curve, ReliabilityBins
 from breakhis_pl.run_folder import atomic_write
@@ -62,12 +61,6 @@ def figure_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def figure_pixels(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Return the pixels of a figure; uint8, (height, width, 3), RGB."""
-    with Image.open(io.BytesIO(figure_png(figure))) as image:
-        return np.array(image.convert("RGB"))
 
 
 def new_figure(*, width: float, height: float, title: str, note: str | None) -> Figure:
@@ -364,7 +357,7 @@ def reliability_figure(
             axes.vlines(x[is_shown], x[is_shown], y[is_shown], color=BLUE, linewidth=1)
             style = {"color": BLUE, "marker": "o", "mfc": fill, "linestyle": "", "clip_on": False, "zorder": 3}
             axes.plot(x[is_shown], y[is_shown], label=text, **style)
-    axes.set_ylabel(f"{positive.capitalize()} images (%)")
+    axes.set_ylabel(f"{positive[:1].upper()}{positive[1:]} images (%)")
     _format_percent(axes)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.12, 1.0), ncols=2, fontsize=8, frameon=False, columnspacing=0.8)
     bars = count_axes.bar(

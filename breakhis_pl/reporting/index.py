@@ -8,7 +8,7 @@ from typing import Any
 from breakhis_pl.errors import RunFolderError
 from breakhis_pl.metrics.evaluation import METRICS_JSON
 from breakhis_pl.metrics.registry import shown
-from breakhis_pl.reporting.pages import Cell, Link, Section, Table, render
+from breakhis_pl.reporting.pages import Cell, Section, Table, link, render
 from breakhis_pl.reporting.runs import model_name
 from breakhis_pl.run_folder import REPORT_PAGE, RUN_JSON, RunFolder, write_text
 
@@ -32,7 +32,7 @@ def write_index(folder: Path) -> Path:
     metrics = shown("paired")
     rows: list[list[Cell]] = [
         [
-            _link(folder, run / REPORT_PAGE, run.relative_to(folder).as_posix()),
+            link(run.relative_to(folder).as_posix(), run / REPORT_PAGE, folder),
             model_name(record.config),
             record.status,
             *(result.get(metric.name) for metric in metrics),
@@ -45,7 +45,7 @@ def write_index(folder: Path) -> Path:
     sections = [Section("runs", "Runs", tables=[Table(caption, headings, rows, texts={"Network", "Status"})])]
     if comparisons:
         links: list[list[Cell]] = [
-            [_link(folder, path, path.parent.relative_to(folder).as_posix())] for path in comparisons
+            [link(path.parent.relative_to(folder).as_posix(), path, folder)] for path in comparisons
         ]
         sections.append(Section("comparisons", "Comparisons", tables=[Table("The newest first", ["Folder"], links)]))
     lead = [f"{len(found):,} runs." if len(found) <= MAX_RUNS else f"The newest {MAX_RUNS} of {len(found):,} runs."]
@@ -67,7 +67,3 @@ def _metrics(run: Path) -> dict[str, Any]:
     path = run / "test" / METRICS_JSON
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
-
-
-def _link(folder: Path, page: Path, text: str) -> Cell:
-    return Link(text, page.relative_to(folder).as_posix()) if page.is_file() else text

@@ -1,10 +1,12 @@
 """Pages in one file: templates, pictures inside the page, tables. All text is escaped."""
 
 import base64
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -88,7 +90,7 @@ def _show(value: object) -> object:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("breakhis_pl.reporting", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -97,8 +99,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["estimate"] = format_estimate
-    return environment
 
 
 def render(template: str, **context: object) -> str:
@@ -125,6 +125,19 @@ def picture_of(figure: Figure, *, alt: str) -> Picture:
     """Put a figure into a page, in the size in which it was drawn."""
     width, height = (round(inches * CSS_PIXELS_PER_INCH) for inches in figure.get_size_inches())
     return Picture(data_uri(figure_png(figure), "image/png"), width, height, alt)
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder; a file URL if it is on another drive of Windows."""
+    try:
+        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+    except ValueError:
+        return path.resolve().as_uri()
+
+
+def link(text: str, page: Path, folder: Path) -> Cell:
+    """Return a link from a page in a folder to another page; the text alone if that does not exist."""
+    return Link(text, relative_path(page, folder)) if page.is_file() else text
 
 
 def three_digits(value: float | None) -> str | None:

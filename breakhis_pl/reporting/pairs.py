@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from breakhis_pl.metrics.registry import MAIN_METRIC, METRICS, shown
 from breakhis_pl.reporting.pages import Cell, Table
 from breakhis_pl.reporting.repeats import Repeats
 from breakhis_pl.reporting.runs import Run
+
+Item = TypeVar("Item")
 
 MAX_RUNS_IN_PAIRS = 8
 """Runs on the same images above which each is compared only with the first."""
@@ -101,10 +104,14 @@ def _pairs(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
     if len(groups) > 1 and len(runs) <= MAX_RUNS_IN_PAIRS and not all(run.fold for run in runs):
         groups = {"all": list(runs)}  # few runs: name the pairs whose images differ
     for group in groups.values():
-        if len(group) <= MAX_RUNS_IN_PAIRS:
-            yield from combinations(group, 2)
-        else:
-            yield from ((group[0], other) for other in group[1:])
+        yield from _combinations(group)
+
+
+def _combinations(items: Sequence[Item]) -> Iterator[tuple[Item, Item]]:
+    if len(items) <= MAX_RUNS_IN_PAIRS:
+        yield from combinations(items, 2)
+    else:
+        yield from ((items[0], other) for other in items[1:])
 
 
 def _one_class(runs: Sequence[Run]) -> str | None:
@@ -136,9 +143,12 @@ def _other_images(first: Run, second: Run) -> str | None:
 
 
 def compare_configurations(groups: Sequence[Repeats]) -> list[Pair]:
-    """Compare every two configurations over the folds and seeds that both have, with the case as unit."""
+    """Compare every two configurations over the folds and seeds that both have, with the case as unit.
+
+    Of more than `MAX_RUNS_IN_PAIRS`, each is compared with the first one.
+    """
     pairs = []
-    for first, second in combinations(groups[:MAX_RUNS_IN_PAIRS], 2):
+    for first, second in _combinations(groups):
         by_key = [{(run.fold, run.seed): run for run in group.runs} for group in (first, second)]
         keys = sorted(by_key[0].keys() & by_key[1].keys(), key=str)
         if len({fold for fold, _ in keys}) < 2:

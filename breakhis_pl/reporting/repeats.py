@@ -30,11 +30,10 @@ NOT_COMPARED = (
 
 
 class Spread(NamedTuple):
-    """Mean, sample standard deviation and number of values."""
+    """Mean and sample standard deviation."""
 
     mean: float
     deviation: float
-    n: int
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.deviation:.3f}"
@@ -47,12 +46,10 @@ class Repeats:
     Attributes:
         name: The network, and the keys in which the configuration differs from the others.
         runs: Runs with a result.
-        others: Runs without one.
     """
 
     name: str
     runs: tuple[Run, ...]
-    others: tuple[Run, ...]
 
     @property
     def folds(self) -> tuple[int | str, ...]:
@@ -114,7 +111,7 @@ def spread(values: Sequence[float]) -> Spread | None:
         >>> str(spread([0.87, 0.89, 0.91])), spread([0.87])
         ('0.890 ± 0.020', None)
     """
-    return Spread(statistics.fmean(values), statistics.stdev(values), len(values)) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), statistics.stdev(values)) if len(values) > 1 else None
 
 
 def repeats(runs: Sequence[Run]) -> list[Repeats]:
@@ -134,11 +131,7 @@ def repeats(runs: Sequence[Run]) -> list[Repeats]:
             groups.setdefault(key, []).append(run)
     names = _names([group[0].model or "" for group in groups.values()], list(configs.values()))
     return [
-        Repeats(
-            name,
-            tuple(run for run in group if run.status == "finished" and run.metrics is not None),
-            tuple(run for run in group if run.status != "finished" or run.metrics is None),
-        )
+        Repeats(name, tuple(run for run in group if run.status == "finished" and run.metrics is not None))
         for name, group in zip(names, groups.values(), strict=True)
     ]
 

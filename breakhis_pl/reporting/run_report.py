@@ -31,7 +31,7 @@ from breakhis_pl.reporting.pages import Picture, data_uri, picture_of, render
 from breakhis_pl.reporting.published import published_sentences, published_table
 from breakhis_pl.reporting.results import SUBTYPE_FILES
 from breakhis_pl.reporting.runs import Run, network_title, read_run
-from breakhis_pl.run_folder import REPORT_PAGE, write_text
+from breakhis_pl.run_folder import REPORT_PAGE, RunFolder, RunRecord, write_text
 
 GALLERY_HEADINGS = {MISTAKE: "Most confident mistakes", HARD_PATIENT: "Hardest patients", CORRECT: "Correct, by class"}
 
@@ -63,16 +63,15 @@ def write_report(folder: Path) -> tuple[Path, list[Check]]:
         raise RunFolderError(f"{folder}: {run.error}; let the run finish, or run evaluate.py run={folder}")
     checks = run_checks(run)
     page = folder / REPORT_PAGE
-    write_text(page, _render(run, run.predictions, run.metrics, checks))
+    write_text(page, _render(run, run.record, run.predictions, run.metrics, checks))
     return page, checks
 
 
-def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], checks: list[Check]) -> str:
+def _render(
+    run: Run, record: RunRecord, predictions: Predictions, metrics: Mapping[str, Any], checks: list[Check]
+) -> str:
     title = f"{network_title(run)}, {images_text(run)}, {len(predictions):,} test images"
-    split = pd.read_csv(run.folder / "split.csv", dtype=str)
-    record = run.record
-    if record is None:
-        raise ValueError(f"{run.name} has no run.json")
+    split = pd.read_csv(RunFolder(run.folder).split_csv, dtype=str)
     subtypes = run.folder / "test" / SUBTYPE_FILES[1]
     types = json.loads(subtypes.read_text(encoding="utf-8")) if subtypes.is_file() else None
     return render(
@@ -90,7 +89,7 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
             if metric.name in metrics
         ],
         sentence=_result_sentence(predictions, metrics),
-        confusion=_confusion_picture(metrics, predictions.classes, title, run.note),
+        confusion=_confusion_picture(metrics, title, run.note),
         classes=run_tables.class_table(metrics),
         metrics_table=run_tables.metrics_table(metrics),
         metrics=metrics,
@@ -100,7 +99,7 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
         published=published_table([run]) if run.is_on_otto2022_split else None,
         published_sentence=" ".join(published_sentences([run])),
         curves=_history_pictures(run, title),
-        history_sentence=_history_sentence(run),
+        history_sentence=_history_sentence(record, len(run.history)),
         figures=list(_ranking_pictures(run, predictions, metrics, title)),
         calibration=run_tables.calibration_table(metrics),
         calibration_sentence=_calibration_sentence(metrics),
@@ -108,12 +107,10 @@ def _render(run: Run, predictions: Predictions, metrics: Mapping[str, Any], chec
         tumor_types=run_tables.tumor_type_table(metrics),
         types=None if types is None else run_tables.class_table(types),
         types_sentence=None if types is None else _types_sentence(types),
-        types_picture=None
-        if types is None
-        else _confusion_picture(types, types["class_names"], f"Tumor types: {title}", run.note),
+        types_picture=None if types is None else _confusion_picture(types, f"Tumor types: {title}", run.note),
         gallery=_gallery(run.folder / "test"),
         configuration=_configuration(run.config, is_binary=predictions.n_classes == 2),
-        facts=_facts(run),
+        facts=_facts(record),
     )
 
 
@@ -170,10 +167,8 @@ def _result_sentence(predictions: Predictions, metrics: Mapping[str, Any]) -> st
     return sentence
 
 
-def _confusion_picture(
-    metrics: Mapping[str, Any], classes: list[str] | tuple[str, ...], title: str, note: str | None
-) -> Picture:
-    matrix = metrics["confusion_matrix"]
+def _confusion_picture(metrics: Mapping[str, Any], title: str, note: str | None) -> Picture:
+    matrix, classes = metrics["confusion_matrix"], metrics["class_names"]
     correct = [f"{row[i]:,} of {sum(row):,} {classes[i]}" for i, row in enumerate(matrix)]
     figure = confusion_matrix_figure(matrix, classes, title=title, note=note)
     return picture_of(figure, alt=f"Confusion matrix; correct are {', '.join(correct)}.")
@@ -198,12 +193,12 @@ def _history_pictures(run: Run, title: str) -> list[Picture] | None:
     return pictures
 
 
-def _history_sentence(run: Run) -> str:
-    selection = None if run.record is None else run.record.selection
+def _history_sentence(record: RunRecord, n_epochs: int) -> str:
+    selection = record.selection
     if selection is None:
-        return f"The last of {len(run.history)} epochs is evaluated. Test images are not used to select an epoch."
+        return f"The last of {n_epochs} epochs is evaluated. Test images are not used to select an epoch."
     return (
-        f"Epoch {selection['best_epoch']} of {len(run.history)} is evaluated, the best by {selection['monitor']}. Test "
+        f"Epoch {selection['best_epoch']} of {n_epochs} is evaluated, the best by {selection['monitor']}. Test "
         "images are not used to select it."
     )
 
@@ -299,10 +294,7 @@ def _yaml(value: object) -> str:
     return str(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
-    record = run.record
-    if record is None:
-        return []
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
     seconds = (record.seconds or {}).get("total")
     changes = {None: None, True: "yes: the code is not that of the commit", False: "none"}[record.uncommitted_changes]
     n_parameters = record.model.get("n_parameters")
@@ -314,7 +306,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "Device": record.device,
         "Precision": record.precision,
         "Threads": record.torch_threads,
-        "Seed": run.seed,
+        "Seed": record.config["seed"],
         "Images": record.data.get("description"),
         "Split checksum": record.data.get("split_checksum"),
         "Parameters": None if n_parameters is None else f"{n_parameters:,}",

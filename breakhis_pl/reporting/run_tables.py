@@ -61,7 +61,8 @@ def shared_case_table(metrics: Mapping[str, Any]) -> Table | None:
     without = metrics.get("without_shared_cases")
     if without is None:
         return None
-    rows = [[metric.title, metrics[metric.name], without[metric.name]] for metric in shown("shared_cases")]
+    listed = shown("shared_cases", len(metrics["class_names"]))
+    rows = [[metric.title, metrics[metric.name], without[metric.name]] for metric in listed]
     headings = ["Metric", f"All {metrics['n_images']:,} images", f"{without['n_images']:,} images without shared cases"]
     return Table("Without test images whose case has images in train or validation", headings, rows)
 

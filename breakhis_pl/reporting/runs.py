@@ -207,7 +207,7 @@ def read_run(folder: Path, *, name: str | None = None, place: str = "test") -> R
         record = RunFolder(folder).read()
         facts = {"model": model_name(record.config), "data": record.data}
         result = _read_result(folder / place)
-        history = folder / "history.csv"
+        history = RunFolder(folder).history_csv
         if history.is_file():
             facts["history"] = _read_history(history)
     except BreakHisError as error:
@@ -257,7 +257,7 @@ def model_name(config: Mapping[str, Any]) -> str:
     marks = [
         "timm" if model.get("library") == "timm" else None,
         "frozen" if model.get("freeze") else None,
-        model.get("head") if model.get("head") not in (None, "mlp", "report") else None,
+        model.get("head") if model.get("head") not in (None, "mlp") else None,
         config.get("task") if config.get("task") not in (None, "binary") else None,
     ]
     words = ", ".join(filter(None, marks))

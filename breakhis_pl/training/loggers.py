@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 SUBSETS = ("train", "val", "test")
@@ -39,9 +39,10 @@ class SubsetTensorBoardLogger(TensorBoardLogger):
                 self.writer("train", step).add_scalar(name, value, global_step=step)
 
     @rank_zero_only
-    def log_image(self, subset: str, name: str, pixels: npt.NDArray[np.uint8], *, step: int) -> None:
-        """Add an image; uint8, (height, width, 3)."""
-        self.writer(subset, step).add_image(name, pixels, global_step=step, dataformats="HWC")
+    def log_image(self, subset: str, path: Path, *, step: int) -> None:
+        """Add a picture file, under its name."""
+        pixels = np.array(Image.open(path).convert("RGB"))
+        self.writer(subset, step).add_image(path.stem, pixels, global_step=step, dataformats="HWC")
 
     @rank_zero_only
     def log_text(self, subset: str, name: str, text: str) -> None:

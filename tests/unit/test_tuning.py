@@ -186,6 +186,23 @@ def test_a_study_stops_when_its_first_three_trials_fail(tmp_path: Path, objectiv
     assert pd.read_csv(tmp_path / "study.csv")["state"].tolist() == ["FAIL"] * 3
 
 
+def test_interruptions_do_not_count_as_trials_that_failed(tmp_path: Path, objective: Replace) -> None:
+    outcomes: list[BaseException | float] = [KeyboardInterrupt(), KeyboardInterrupt(), TrainingError("diverged"), 0.5]
+
+    def end(*_: Any) -> float:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    objective(end)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "tuning.n_trials=2")
+    table = run(tmp_path, "tuning.n_trials=2")
+    assert table["state"].tolist() == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+
+
 def test_no_trial_starts_after_the_timeout(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"study\.csv"):
         run(tmp_path, "tuning.timeout_s=1e-9")

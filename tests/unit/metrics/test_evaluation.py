@@ -70,12 +70,17 @@ def test_draws_that_lack_a_class_are_counted() -> None:
     assert metrics["draws_lacking_a_class"] == pytest.approx(expected, rel=0.05)
 
 
+def test_draws_do_not_lack_a_class_that_the_table_does_not_have() -> None:
+    rows = random_table(0, n_classes=3)
+    assert evaluate(rows.take(rows.target != 2), n_draws=200)["draws_lacking_a_class"] == 0
+
+
 def test_parts_by_magnification_have_the_metrics_of_their_rows() -> None:
     rows = random_table(0)
     parts = evaluate(rows, n_draws=200)["per_magnification"]
     assert list(parts) == ["40", "200"]
     for name, part in parts.items():
-        expected = evaluate(rows.take(rows.magnification == int(name)), with_intervals=False)
+        expected = evaluate(rows.take(rows.magnification == int(name)), n_draws=100)
         assert part["n_images"] == expected["n_images"]
         assert part["accuracy"] == expected["accuracy"]["value"]
         assert part["weighted_f1"] == expected["weighted_f1"]["value"]
@@ -94,10 +99,12 @@ def test_parts_by_tumor_type_are_those_that_patients_of_breakhis_name() -> None:
 
 def test_a_table_outside_a_run_folder_has_the_metrics_of_its_rows_and_the_checksum_of_its_file(tmp_path: Path) -> None:
     rows = random_table(0)
-    write_predictions(tmp_path / "any.csv", rows)
-    checksum = hashlib.sha256((tmp_path / "any.csv").read_bytes()).hexdigest()
-    metrics = evaluate_table(tmp_path / "any.csv", n_draws=200, seed=1)
-    assert evaluate(rows, with_intervals=False)["accuracy"] == metrics["accuracy"] | {"ci95": None}
+    path = tmp_path / "train_2024" / "any.csv"
+    path.parent.mkdir()
+    write_predictions(path, rows)
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    metrics = evaluate_table(path, n_draws=200, seed=1)
+    assert metrics["subset"] == "test"
     assert metrics == evaluate(rows, n_draws=200, seed=1) | {"predictions_checksum": f"sha256:{checksum}"}
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from breakhis_pl.errors import ConfigurationError
 from breakhis_pl.metrics.cases import MAX_GROUPS, CaseTable, Draws, draw_cases
 from breakhis_pl.metrics.intervals import Limits, case_intervals
 from breakhis_pl.metrics.predictions import Predictions, read_predictions
@@ -55,13 +54,23 @@ def test_values_and_limits_of_a_published_table_stay(name: str, value: float, li
     ("name", "limits"),
     [
         ("ece", (0.0374, 0.1304)),
-        ("mcc", (0.6279, 0.8188)),
+        ("mcc", (0.6058, 0.8234)),
         ("brier", (0.0842, 0.1268)),
         ("patient_recognition_rate", (0.8173, 0.9286)),
     ],
 )
 def test_limits_of_a_table_of_few_cases_stay(name: str, limits: tuple[float, float]) -> None:
     assert interval(random_table(0), name) == pytest.approx(limits, abs=6e-5)
+
+
+def test_a_value_rests_on_all_cases_at_most_also_if_they_have_images_of_several_classes() -> None:
+    balanced = METRICS["balanced_accuracy"]
+    of_both = table(np.arange(8) // 2, np.arange(8) % 2, np.linspace(0.1, 0.9, 8))
+    assert balanced.n_effective_cases(CaseTable(of_both)) == 4
+    of_one_each = table(np.arange(8), np.arange(8) % 2, np.linspace(0.1, 0.9, 8))
+    assert balanced.n_effective_cases(CaseTable(of_one_each)) == 8
+    of_few = table(np.arange(8), np.arange(8) > 1, np.linspace(0.1, 0.9, 8))
+    assert balanced.n_effective_cases(CaseTable(of_few)) == pytest.approx(4 / (1 / 2 + 1 / 6))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 8])
@@ -121,12 +130,6 @@ def test_the_calibration_error_of_a_calibrated_network_may_be_zero_by_its_interv
     tables = [table(np.arange(600) // 10, rng.random(600) < each, each) for each in rng.random((20, 600))]
     limits = [interval(rows, "ece", n_draws=200) for rows in tables]
     assert sum(each is not None and each[0] == 0 for each in limits) >= 15
-
-
-@pytest.mark.parametrize(("key", "options"), [("n_draws", {"seed": 0, "n_draws": 99}), ("seed", {"seed": -1})])
-def test_few_draws_and_negative_seeds_are_refused(key: str, options: dict[str, int]) -> None:
-    with pytest.raises(ConfigurationError, match=key):
-        draw_cases(10, **options)
 
 
 def test_many_cases_are_resampled_in_groups_and_have_the_interval_of_independent_images() -> None:

@@ -131,6 +131,13 @@ def test_a_difference_that_does_not_vary_or_rests_on_one_case_has_no_interval_an
         assert difference(correct, wrong, "auroc").value is None
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_without_a_draw_of_all_classes_there_is_no_interval_and_no_p_value(seed: int) -> None:
+    first, second = (table([0, 1, 2, 3], [0, 0, 1, 1], each) for each in ([0.1, 0.2, 0.8, 0.9], [0.9, 0.2, 0.8, 0.1]))
+    (found,) = paired.paired_differences(first, second, [METRICS["balanced_accuracy"]], seed=seed, n_draws=1)
+    assert found == paired.Difference("balanced_accuracy", 0.5, None, None, 2)
+
+
 @pytest.mark.parametrize("counts", [(6, 15), (15, 6), (0, 1), (0, 0), (3, 3), (0, 40), (500, 440)])
 def test_mcnemar_is_the_binomial_test_of_the_images_that_one_network_alone_has_correct(counts: tuple[int, int]) -> None:
     outcomes = [(True, False)] * counts[0] + [(False, True)] * counts[1] + [(True, True)] * 20 + [(False, False)] * 7

@@ -56,7 +56,7 @@ def test_a_table_without_magnification_stays_without(tmp_path: Path) -> None:
     read = read_predictions(tmp_path / "table.csv")
     assert read.magnification is None
     assert read.image.tolist() == rows.image.tolist()
-    assert "per_magnification" not in evaluate(read, with_intervals=False)
+    assert "per_magnification" not in evaluate(read, n_draws=100)
 
 
 FAULTY_ROWS = [

@@ -11,7 +11,9 @@ import pytest
 from breakhis_pl.errors import PredictionsError, RunFolderError
 from breakhis_pl.metrics.paired import holm, mcnemar, pooled_differences
 from breakhis_pl.metrics.registry import METRICS
+from breakhis_pl.reporting import pairs
 from breakhis_pl.reporting.comparison import write_comparison
+from breakhis_pl.reporting.comparison_page import lead_sentences
 from breakhis_pl.reporting.pairs import compare_configurations, compare_runs, conclusions
 from breakhis_pl.reporting.repeats import repeats
 from breakhis_pl.reporting.runs import Run, read_run
@@ -246,6 +248,22 @@ def test_configurations_over_folds_are_compared_over_their_pooled_images(tmp_pat
     by_fold = next(rows for caption, rows in page.tables.items() if caption.startswith("resnet18 "))
     assert by_fold[0][1:4] == ["Fold 1", "Fold 2", "Fold 3"]
     assert compare_configurations(repeats(runs[:4])) == []  # one fold in common
+
+
+def test_of_many_configurations_each_is_compared_with_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "MAX_RUNS_IN_PAIRS", 2)
+    for number in range(6):
+        backbone = f"model.backbone=resnet{number // 2}"
+        write_run(tmp_path / str(number), make_table(seed=number), f"data.fold={number % 2 + 1}", backbone)
+    found = compare_configurations(repeats(read_runs(tmp_path)))
+    assert [(pair.first, pair.second) for pair in found] == [("resnet0", "resnet1"), ("resnet0", "resnet2")]
+
+
+def test_a_refused_run_says_nothing_of_cases() -> None:
+    refused = Run("a", Path(), None, "refused", error="no images")
+    assert not any("cases" in sentence for sentence in lead_sentences([refused]))
 
 
 def test_runs_of_several_folders_get_names_of_their_own(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_curves_pass_through_the_points_of_scikit_learn(seed: int) -> None:
     roc, precision_recall = roc_curve(table), precision_recall_curve(table)
     x, y, _ = sklearn_metrics.roc_curve(table.target, table.prob_positive, drop_intermediate=False)
     np.testing.assert_allclose([roc.x, roc.y], [x, y])
-    assert np.trapezoid(roc.y, roc.x) == pytest.approx(evaluate(table, with_intervals=False)["auroc"]["value"])
+    assert np.trapezoid(roc.y, roc.x) == pytest.approx(evaluate(table, n_draws=100)["auroc"]["value"])
     precision, recall, _ = sklearn_metrics.precision_recall_curve(table.target, table.prob_positive)
     np.testing.assert_allclose(precision_recall.x, recall)
     np.testing.assert_allclose(precision_recall.y[:-1], precision[:-1])
@@ -37,7 +37,7 @@ def test_curves_pass_through_the_points_of_scikit_learn(seed: int) -> None:
 
 def test_the_points_of_the_decisions_are_those_of_the_confusion_matrix() -> None:
     table = make_table(skill=0.5)
-    metrics = evaluate(table, with_intervals=False)
+    metrics = evaluate(table, n_draws=100)
     roc, precision_recall = roc_curve(table, with_band=False), precision_recall_curve(table)
     assert roc.band is None
     assert roc.point == pytest.approx((1 - metrics["specificity"]["value"], metrics["sensitivity"]["value"]))
@@ -90,4 +90,4 @@ def test_reliability_bins_count_every_image_once(table: Predictions) -> None:
     np.testing.assert_allclose(bins.observed[is_used], observed)
     np.testing.assert_allclose(bins.predicted[is_used], predicted)
     error = bins.counts[is_used] @ np.abs(bins.observed - bins.predicted)[is_used] / len(table)
-    assert error == pytest.approx(evaluate(table, with_intervals=False)["ece"]["value"])
+    assert error == pytest.approx(evaluate(table, n_draws=100)["ece"]["value"])

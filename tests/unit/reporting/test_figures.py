@@ -1,5 +1,6 @@
 """Figures of ordinary and of degenerate arrays; warnings are errors in all tests."""
 
+import io
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -63,11 +64,16 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_without_warnings(name: str) -> None:
-    pixels = figures.figure_pixels(FIGURES[name]())
-    assert pixels.dtype == np.uint8
-    assert pixels.shape[2] == 3
+    pixels = np.array(Image.open(io.BytesIO(figures.figure_png(FIGURES[name]()))).convert("RGB"))
     assert min(pixels.shape[:2]) > 500
     assert pixels.std() > 5
+
+
+def test_the_name_of_a_class_keeps_its_capitals() -> None:
+    figure = figures.reliability_figure(
+        reliability_bins(make_table()), label="error", positive="HER2", title=TITLE, note=None
+    )
+    assert "HER2 images (%)" in [axes.get_ylabel() for axes in figure.axes]
 
 
 @pytest.mark.parametrize("name", ["curves", "ROC"])

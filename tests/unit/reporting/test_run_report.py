@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from breakhis_pl.errors import RunFolderError
+from breakhis_pl.metrics.evaluation import evaluate
 from breakhis_pl.metrics.predictions import read_predictions, write_predictions
 from breakhis_pl.reporting.results import SUBTYPE_FILES, write_results
 from breakhis_pl.reporting.run_report import write_report
+from breakhis_pl.reporting.run_tables import shared_case_table
 from breakhis_pl.reporting.runs import read_run
+from tests.unit.metrics.tables import random_table
 from tests.unit.reporting.conftest import (
     HISTORY,
     ParsedPage,
@@ -28,13 +31,19 @@ def page(full_run: Path) -> ParsedPage:
 
 
 def test_results_are_a_table_its_metrics_and_a_figure(tmp_path: Path) -> None:
-    result = write_results(tmp_path / "test", make_table(), title="title", note="note")
+    metrics = write_results(tmp_path / "test", make_table(), title="title", note="note")
     names = {path.name for path in (tmp_path / "test").iterdir()}
     assert names == {"predictions.csv", "metrics.json", "confusion_matrix.png"}
     written = read_predictions(tmp_path / "test/predictions.csv")
     np.testing.assert_allclose(written.probabilities, make_table().probabilities, atol=1e-8)
-    assert metrics_of(tmp_path) == result.metrics
-    assert result.confusion_matrix.shape[2] == 3
+    assert metrics_of(tmp_path) == metrics
+
+
+def test_shared_cases_of_more_than_two_classes_have_a_table() -> None:
+    rows = random_table(0, n_classes=3)
+    found = shared_case_table(evaluate(rows, n_draws=100, shared=rows.image[:9]))
+    assert found is not None
+    assert [row[0] for row in found.rows][:2] == ["Weighted F1", "Accuracy"]
 
 
 def test_the_page_is_one_file_without_scripts_and_requests(page: ParsedPage, full_run: Path) -> None:
