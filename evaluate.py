@@ -4,12 +4,13 @@ import hydra
 from omegaconf import DictConfig
 
 from breakhis_pl import command_line
+from breakhis_pl.config import EvaluateConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(composed: DictConfig) -> None:
     """Evaluate a run, compare runs, or compute the metrics of a table."""
-    config = command_line.start(composed)
+    config = command_line.start(EvaluateConfig, composed)
     if config.run is not None:
         from breakhis_pl.evaluate import evaluate  # noqa: PLC0415 - imports torch
 

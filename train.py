@@ -7,12 +7,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from breakhis_pl import command_line
+from breakhis_pl.config import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(composed: DictConfig) -> None:
     """Run one training."""
-    config = command_line.start(composed)
+    config = command_line.start(TrainConfig, composed)
 
     from breakhis_pl.train import show_batch, train  # noqa: PLC0415 - imports torch
 

@@ -73,7 +73,7 @@ def images_of_fold(fold: int) -> tuple[NameArray, IntArray]:
     """Return case and class of the test images of one of the authors' folds at 200X."""
     patients = [each for each in official_patients().values() if each.subsets[fold] is Subset.TEST]
     names = [parse_file_name(f"{each.patient}-200-001.png") for each in patients for _ in range(each.n_images[200])]
-    return np.array([name.case for name in names], dtype=object), np.array([name.target for name in names])
+    return np.array([name.case for name in names], dtype=object), np.array([name.target_of("binary") for name in names])
 
 
 def simulate(setting: Setting, rng: np.random.Generator) -> Predictions:

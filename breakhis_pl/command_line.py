@@ -122,14 +122,13 @@ def config_groups(program: str) -> str:
     return "\n".join(lines)
 
 
-def start(composed: DictConfig) -> Any:
+def start(model: type[Any], composed: DictConfig) -> Any:
     """Return the typed configuration of a job whose inputs exist.
 
     Raises:
         BreakHisError: If a value is not possible or an input is missing.
     """
-    job = HydraConfig.get()
-    config = load(PROGRAMS[str(job.job.config_name)], composed, job.overrides.task)
+    config = load(model, composed, HydraConfig.get().overrides.task)
     check_inputs(config)
     return config
 

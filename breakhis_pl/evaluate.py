@@ -129,7 +129,7 @@ def load_classifier(
         memory_format: Memory format of the convolution weights.
 
     Returns:
-        The classifier in evaluation mode, and the state of the datamodule: mean, std, image_size, split_checksum,
+        The classifier in evaluation mode, and the state of the datamodule: mean, std, split_checksum,
         stain.
 
     Raises:
@@ -161,10 +161,10 @@ def evaluate(config: EvaluateConfig) -> None:
     run, subset = RunFolder(config.run), Subset(config.subset)
     record, path = run.read(), run.checkpoint(config.checkpoint)
     trained = validate(TrainConfig, moved(record.config, config.data))
-    is_selected = path == run.selected_checkpoint()
+    is_selected = path.resolve() == run.selected_checkpoint().resolve()
     if config.calibrate and not is_selected:
         raise ConfigurationError(f"calibrate=true: is fitted for {run.selected_checkpoint().name}; drop checkpoint")
-    device, precision = resolve_device(config.trainer)
+    device, precision = resolve_device(config.trainer, trained=record)
     memory_format = choose_memory_format(
         trained.trainer.memory_format, device=device, image_size=trained.data.image_size
     )

@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from breakhis_pl.config import DeviceConfig
+from breakhis_pl.data.images import UInt8Array
 from breakhis_pl.errors import ConfigurationError, DataError, RunFolderError
+from breakhis_pl.inference.ood import Float32Array
 from breakhis_pl.inference.predict import to_table
-from breakhis_pl.inference.predictor import Float32Array, Picture, Predictor, UInt8Array, open_predictor
+from breakhis_pl.inference.predictor import Picture, Predictor, open_predictor
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.reporting.pairs import compare_runs
 from breakhis_pl.reporting.repeats import with_names

@@ -141,7 +141,6 @@ def make_data(config: TrainConfig, *, device: str, evaluate_on: Sequence[Subset]
         overfit_batches=config.trainer.overfit_batches,
         progress_bar=config.trainer.progress_bar,
     )
-    data.prepare_data()
     data.setup()
     if config.trainer.monitor is not None and Subset.VAL not in data.split.subsets:
         raise ConfigurationError(
@@ -265,7 +264,8 @@ def evaluate_run(
 
     content = torch.load(run.selected_checkpoint(), map_location="cpu", weights_only=True, mmap=True)
     classifier.load_state_dict(content["state_dict"])
-    epoch = int(content["epoch"]) + 1
+    selection = _selection(trainer)
+    epoch = len(_history(trainer).rows) if selection is None else selection["best_epoch"]
     if Subset.TEST in data.evaluated_subsets:
         detector = fit_ood(classifier, data, device=device, precision=precision)
         if detector is not None:

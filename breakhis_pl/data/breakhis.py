@@ -103,11 +103,6 @@ class ImageName:
     case: str
     magnification: int
 
-    @property
-    def target(self) -> int:
-        """Index of the class in `CLASS_NAMES`."""
-        return CLASS_NAMES.index(self.class_name)
-
     def target_of(self, task: str) -> int:
         """Return the index in `TASKS[task]`."""
         return TASKS[task].index(self.class_name if task == "binary" else self.subtype)

@@ -115,10 +115,6 @@ class BreakHisDataModule(L.LightningDataModule):
         self._parameters: tuple[int, torch.device, AugmentationParameters] | None = None
         self._tensors: dict[torch.device, _DeviceTensors] = {}
 
-    def prepare_data(self) -> None:
-        """Generate and decode images if they are not cached; Lightning calls this in one process."""
-        self.setup()
-
     def setup(self, stage: str | None = None) -> None:
         """Split the images, open the cache, compute the statistics; a second call does nothing.
 
@@ -130,7 +126,6 @@ class BreakHisDataModule(L.LightningDataModule):
         dataset = open_dataset(self.data, task=self.task, progress_bar=self.progress_bar)
         self.split = make_split(dataset, self.data, seed=self.seed)
         self.dataset = self.split.dataset
-        self._check_batches()
         self._decoded = ImageCache.open(
             self.dataset.records,
             image_size=self.data.image_size,
@@ -172,6 +167,7 @@ class BreakHisDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Return a loader of the sample indices of train images, in an order that follows seed and epoch."""
         indices, sampler = self._train_sampler()
+        self._check_batches(len(sampler))
         return _make_loader(indices, BatchSampler(sampler, self.data.batch_size, drop_last=False))
 
     def val_dataloader(self) -> list[DataLoader[Tensor]]:
@@ -188,9 +184,9 @@ class BreakHisDataModule(L.LightningDataModule):
             loaders.append(_make_loader(indices, batches))
         return loaders
 
-    def eval_batches(self, subset: Subset | str, *, device: torch.device) -> Iterator[Tensor]:
+    def eval_batches(self, subset: Subset, *, device: torch.device) -> Iterator[Tensor]:
         """Yield the sample indices of a subset on a device, int64, in the order of the records."""
-        indices = torch.tensor(self.split.indices(Subset(subset)), device=device)
+        indices = torch.tensor(self.split.indices(subset), device=device)
         yield from torch.split(indices, self._eval_batch_size(device))
 
     def transfer_batch_to_device(
@@ -242,7 +238,6 @@ class BreakHisDataModule(L.LightningDataModule):
         return {
             "mean": self.mean,
             "std": self.std,
-            "image_size": self.data.image_size,
             "split_checksum": self.split.checksum(),
             "stain": None if self.stain is None else self.stain.to_plain(),
         }
@@ -301,16 +296,16 @@ class BreakHisDataModule(L.LightningDataModule):
         factor = CUDA_EVAL_FACTOR if device is not None and device.type == "cuda" else 1
         return self.data.eval_batch_size or self.data.batch_size * factor
 
-    def _check_batches(self) -> None:
+    def _check_batches(self, n_images: int) -> None:
         """Refuse train batches that batch norm cannot use: a network reduces the smallest images to one pixel.
 
         Raises:
             ConfigurationError: If the last batch of an epoch is a single image.
         """
-        n_train, size = len(self._train_sampler()[1]), self.data.batch_size
-        if self.data.image_size <= MIN_IMAGE_SIZE and (n_train - 1) % size == 0:
+        size = self.data.batch_size
+        if self.data.image_size <= MIN_IMAGE_SIZE and (n_images - 1) % size == 0:
             raise ConfigurationError(
-                f"data.batch_size={size}: the last batch of {n_train} train images has a single one, which batch norm "
+                f"data.batch_size={size}: the last batch of {n_images} train images has a single one, which batch norm "
                 f"cannot use at data.image_size={self.data.image_size}; change one of them"
             )
 

@@ -99,13 +99,13 @@ def open_dataset(config: SharedDataConfig, *, task: str, progress_bar: bool = Tr
         progress_bar: Show a progress bar on a terminal while images are generated.
 
     Raises:
-        ConfigurationError: If there is no such module.
+        ConfigurationError: If there is no such module, or it has no such function.
         DataError: If the images cannot be used.
     """
     name = config.source if "." in config.source else f"{__package__}.{config.source}"
     try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
+        function = importlib.import_module(name).open_dataset
+    except (ModuleNotFoundError, AttributeError) as error:
         raise ConfigurationError(f"data.source={config.source}: {error}; name a module with open_dataset") from error
-    dataset: Dataset = module.open_dataset(config, task=task, progress_bar=progress_bar)
+    dataset: Dataset = function(config, task=task, progress_bar=progress_bar)
     return dataset

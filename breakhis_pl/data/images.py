@@ -104,7 +104,8 @@ def _check_kind(image: Any) -> None:
         DataError: With the reason.
     """
     if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-        raise DataError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are possible")
+        limits = f"{MAX_PIXELS:,}, and {MAX_SIDE:,} along a side"
+        raise DataError(f"{image.width}x{image.height} pixels; at most {limits}, are possible")
     if image.format == "TIFF":
         _check_tiff(image)
     if getattr(image, "is_animated", False) and image.format != "MPO":  # of MPO, the first one is the photograph

@@ -47,14 +47,9 @@ class EpochSampler(Sampler[int]):
         self.rank = rank
         self.world_size = world_size
 
-    @property
-    def n_images(self) -> int:
-        """Number of images of an epoch in all processes, without repetition."""
-        return sum(self._n_wanted(0).values())
-
     def __len__(self) -> int:
         """Return the number of positions of this process."""
-        return math.ceil(self.n_images / self.world_size)
+        return math.ceil(sum(self._n_wanted(0).values()) / self.world_size)
 
     def __iter__(self) -> Iterator[int]:
         """Iterate over the positions of this process in the current epoch."""

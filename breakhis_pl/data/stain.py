@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from breakhis_pl.data.images import UInt8Array
 from breakhis_pl.errors import DataError
 
-UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 GLASS_LEVEL = 240.0  # level of empty glass, as in the program published by Macenko et al.

@@ -16,23 +16,17 @@ from PIL import Image
 
 from breakhis_pl.config import AppConfig, TrainConfig, validate
 from breakhis_pl.data.dataset import Subset
+from breakhis_pl.data.images import UInt8Array
 from breakhis_pl.errors import BreakHisError, ConfigurationError
 from breakhis_pl.evaluate import moved
+from breakhis_pl.inference.ood import Float32Array
 from breakhis_pl.inference.predict import to_table
-from breakhis_pl.inference.predictor import (
-    NOTICE,
-    Float32Array,
-    Picture,
-    Predictor,
-    UInt8Array,
-    Unreadable,
-    open_predictor,
-)
+from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, Unreadable, open_predictor
 from breakhis_pl.reporting.checks import Check, prediction_checks
 from breakhis_pl.reporting.gallery import tint
 from breakhis_pl.reporting.pages import data_uri
 from breakhis_pl.reporting.runs import read_run
-from breakhis_pl.run_folder import RunFolder
+from breakhis_pl.run_folder import RunFolder, check_same_images
 from breakhis_pl.train import make_data
 
 log = logging.getLogger(__name__)
@@ -78,6 +72,7 @@ def open_train_images(config: AppConfig, predictor: Predictor) -> TrainImages | 
     try:
         trained = validate(TrainConfig, moved(record.config, config.data))
         data = make_data(trained, device="cpu", evaluate_on=())
+        check_same_images(record, config.run, **data.identity())
     except BreakHisError as error:
         log.info("without train images: %s", error)
         return None
@@ -168,11 +163,11 @@ def build(predictor: Predictor, train_images: TrainImages | None, *, name: str, 
     except ImportError as error:
         raise ConfigurationError("app.py: needs the package gradio; run `uv sync --extra app`") from error
 
-    def show(pictures: list[Picture], name: str | None, strength: float) -> tuple[Any, ...]:
+    def show(pictures: list[Picture], number: int | None, strength: float) -> tuple[Any, ...]:
         """Return overlay, caption and nearest train images of a picture."""
-        picture = next((each for each in pictures if each.path.name == name), None)
-        if picture is None:
+        if number is None:
             return None, "", ""
+        picture = pictures[number]
         pixels = picture.pixels[None]
         probabilities = predictor.predict(pixels)[0][0]
         try:
@@ -190,9 +185,9 @@ def build(predictor: Predictor, train_images: TrainImages | None, *, name: str, 
 
     def receive(paths: list[str] | None, strength: float) -> tuple[Any, ...]:
         pictures, table = predict_files(predictor, paths or [])
-        names = [picture.path.name for picture in pictures]
-        first = names[0] if names else None
-        return pictures, table, gr.Dropdown(choices=names, value=first), *show(pictures, first, strength)
+        choices = [(picture.path.name, number) for number, picture in enumerate(pictures)]
+        first = 0 if pictures else None
+        return pictures, table, gr.Dropdown(choices=choices, value=first), *show(pictures, first, strength)
 
     with gr.Blocks(title="breakhis_pl", analytics_enabled=False) as page:
         gr.Markdown(describe(predictor, name, checks))

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from breakhis_pl.config import DeviceConfig, TrainConfig, validate
 from breakhis_pl.data.dataset import open_dataset
+from breakhis_pl.data.images import UInt8Array
 from breakhis_pl.errors import BreakHisError, CheckpointError, ConfigurationError, DataError
 from breakhis_pl.inference.model_card import model_card
-from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, UInt8Array, open_predictor
+from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, open_predictor
 from breakhis_pl.run_folder import RunFolder, RunRecord, atomic_write, write_text
 
 TOLERANCE = 1e-4
@@ -122,7 +123,7 @@ def compare(network: ExportedNetwork, path: Path, pixels: UInt8Array) -> float:
 
 def images_to_compare(config: TrainConfig, predictor: Predictor) -> UInt8Array:
     """Return random images and, if they are found, images of the run; uint8, (n, size, size, 3)."""
-    size = predictor.image_size
+    size = predictor.classifier.image_size
     images = np.random.default_rng(0).integers(0, 256, (N_COMPARED, size, size, 3), dtype=np.uint8)
     try:
         records = open_dataset(config.data, task=config.task, progress_bar=False).records
@@ -138,7 +139,7 @@ def make_metadata(record: RunRecord, predictor: Predictor, checkpoint: Path) -> 
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "classes": list(predictor.classifier.parent_classes),
-        "image_size": predictor.image_size,
+        "image_size": predictor.classifier.image_size,
         "resized": "to a square, bilinearly with antialiasing",
         "mean": predictor.mean.tolist(),
         "std": predictor.std.tolist(),

@@ -51,8 +51,10 @@ def record_features(backbone: nn.Module) -> Iterator[list[Tensor]]:
         recorded.append(places.mean(dim=2, dtype=torch.float32))
 
     # exact type: the linear layers inside nn.MultiheadAttention are a subclass, and are not called
-    layers = [module for module in backbone.modules() if isinstance(module, nn.Conv2d) or type(module) is nn.Linear]
-    hooks = [layers[len(layers) * quarter // 4 - 1].register_forward_hook(record) for quarter in (1, 2, 3)]
+    layers: list[nn.Module] = [
+        module for module in backbone.modules() if isinstance(module, nn.Conv2d) or type(module) is nn.Linear
+    ] or [backbone]
+    hooks = [layers[max(0, len(layers) * quarter // 4 - 1)].register_forward_hook(record) for quarter in (1, 2, 3)]
     try:
         yield recorded
     finally:

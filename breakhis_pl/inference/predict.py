@@ -19,6 +19,7 @@ from breakhis_pl.inference.page import N_SHOWN, PREDICTIONS_PAGE, write_page
 from breakhis_pl.inference.pictures import find_pictures
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, Unreadable, open_predictor
 from breakhis_pl.metrics.calibration import at_temperature
+from breakhis_pl.metrics.predictions import PREDICTIONS_CSV
 from breakhis_pl.reporting.checks import prediction_checks
 from breakhis_pl.reporting.gallery import save_picture
 from breakhis_pl.reporting.runs import read_run
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-PREDICTIONS_CSV = "predictions.csv"
 PARTIAL_CSV = "predictions.partial.csv"
 UNREADABLE_CSV = "unreadable.csv"
 GRADCAM_FOLDER = "gradcam"

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +10,16 @@ from torch import Tensor
 
 from breakhis_pl.config import DeviceConfig, TrainConfig, validate
 from breakhis_pl.data.augmentation import normalize
-from breakhis_pl.data.images import read_picture, resize
+from breakhis_pl.data.images import UInt8Array, read_picture, resize
 from breakhis_pl.data.stain import StainTarget
 from breakhis_pl.errors import CheckpointError, ConfigurationError, DataError
 from breakhis_pl.evaluate import load_classifier
 from breakhis_pl.explain.gradcam import grad_cam
-from breakhis_pl.inference.ood import OODDetector, record_features
+from breakhis_pl.inference.ood import Float32Array, FloatArray, OODDetector, record_features
 from breakhis_pl.metrics.calibration import Calibration, read_calibration
 from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.run_folder import RunFolder
 from breakhis_pl.training.performance import autocast, choose_memory_format, resolve_device
-
-UInt8Array: TypeAlias = npt.NDArray[np.uint8]
-Float32Array: TypeAlias = npt.NDArray[np.float32]
-FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 NOTICE = "Research software, not a medical device: it must not be used to diagnose anybody."
 
@@ -60,7 +55,6 @@ class Predictor:
 
     Attributes:
         classifier: In evaluation mode, on its device.
-        image_size: Side of its images in pixels.
         mean: float32, (3,), of values in [0, 1].
         std: float32, (3,), of values in [0, 1].
         stain: Target of stain normalization.
@@ -72,7 +66,6 @@ class Predictor:
     """
 
     classifier: Classifier
-    image_size: int
     mean: Tensor
     std: Tensor
     stain: StainTarget | None
@@ -88,7 +81,7 @@ class Predictor:
             image = read_picture(path)
         except DataError as error:
             return Unreadable(path, str(error))
-        pixels = resize(image, self.image_size)
+        pixels = resize(image, self.classifier.image_size)
         pixels = pixels if self.stain is None else self.stain.normalize(pixels)
         return Picture(path, image.shape[1], image.shape[0], pixels)
 
@@ -146,17 +139,15 @@ def open_predictor(run_folder: Path, *, checkpoint: str, trainer: DeviceConfig) 
     run = RunFolder(run_folder)
     record = run.read()
     trained = validate(TrainConfig, record.config)
-    device, precision = resolve_device(trainer)
-    if trainer.precision == "auto" and record.precision is not None and str(record.device).startswith(device):
-        precision = record.precision
-    size = trained.data.image_size
-    memory_format = choose_memory_format(trained.trainer.memory_format, device=device, image_size=size)
+    device, precision = resolve_device(trainer, trained=record)
+    memory_format = choose_memory_format(
+        trained.trainer.memory_format, device=device, image_size=trained.data.image_size
+    )
     path = run.checkpoint(checkpoint)
     classifier, statistics = load_classifier(path, memory_format=memory_format)
     is_selected = path.resolve() == run.selected_checkpoint().resolve()
     return Predictor(
         classifier=classifier.to(device),
-        image_size=size,
         mean=torch.tensor(statistics["mean"], device=device),
         std=torch.tensor(statistics["std"], device=device),
         stain=None if statistics["stain"] is None else StainTarget.from_plain(statistics["stain"]),  # type: ignore[arg-type]

@@ -2,9 +2,8 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from hydra.utils import get_class
@@ -13,8 +12,10 @@ from torchvision import models
 
 from breakhis_pl.config import ModelConfig
 from breakhis_pl.errors import ConfigurationError, WeightsError
-from breakhis_pl.models.heads import build_head
 from breakhis_pl.models.weights import load_imagenet, load_weights
+
+MLP_WIDTHS = (256, 100)
+"""Units of the hidden layers of `head=mlp` (Otto et al. 2022)."""
 
 
 class Network(nn.Module):
@@ -63,9 +64,37 @@ def build_network(config: ModelConfig, *, n_classes: int, image_size: int, pretr
     head = build_head(config.head, n_features, n_classes=n_classes, dropout=config.dropout)
     if weights == "imagenet" and config.library == "torchvision":
         load_imagenet(backbone, config.backbone)
-    elif weights not in ("imagenet", "none"):
-        load_weights(backbone, Path(weights).expanduser())
+    elif pretrained and config.weights_file is not None:
+        load_weights(backbone, config.weights_file)
     return Network(backbone, head)
+
+
+def build_head(kind: Literal["mlp", "linear"], n_features: int, *, n_classes: int, dropout: float) -> nn.Module:
+    """Build a head with random weights.
+
+    Args:
+        kind: "mlp" (Linear, ReLU, dropout, Linear, ReLU, Linear) or "linear" (one Linear).
+        n_features: Number of input features.
+        n_classes: Number of logits.
+        dropout: Dropout probability of "mlp".
+
+    Returns:
+        A module from float (batch, n_features) to logits (batch, n_classes).
+
+    Source:
+        Otto et al. 2022.
+    """
+    if kind == "linear":
+        return nn.Linear(n_features, n_classes)
+    first, second = MLP_WIDTHS
+    return nn.Sequential(
+        nn.Linear(n_features, first),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(first, second),
+        nn.ReLU(inplace=True),
+        nn.Linear(second, n_classes),
+    )
 
 
 def _create_torchvision(name: str, *, image_size: int) -> nn.Module:

@@ -95,9 +95,10 @@ class Classifier(L.LightningModule):
         self.mixup_fraction: Tensor
         self.train_sums: Tensor
         self.register_buffer("parent_of", None if parents is None else torch.tensor(parents), persistent=False)
-        for final in sorted(set(self.parents or ())):
-            members = [place for place, parent in enumerate(self.parents or ()) if parent == final]
-            self.register_buffer(f"members_{final}", torch.tensor(members), persistent=False)
+        self.log_membership: Tensor
+        if parents is not None:  # 0 in the column of the parent, else -inf; (n_classes, n_parent_classes)
+            is_in_parent = functional.one_hot(torch.tensor(parents), len(parent_classes))
+            self.register_buffer("log_membership", is_in_parent.float().log(), persistent=False)
         self.register_buffer("mixup_fraction", torch.ones(()), persistent=False)
         self.register_buffer("train_sums", torch.zeros(3), persistent=False)
         self.step_graph: StepGraph | None = None
@@ -137,8 +138,7 @@ class Classifier(L.LightningModule):
         """
         if self.parents is None:
             return logits
-        members = [self.get_buffer(f"members_{place}") for place in range(len(self.parent_classes))]
-        return torch.stack([logits.index_select(1, each).logsumexp(dim=1) for each in members], dim=1)
+        return (logits[:, :, None] + self.log_membership).logsumexp(dim=1)
 
     def sum_targets(self, targets: Tensor) -> Tensor:
         """Return the final class of each target; int64, (batch,)."""
@@ -232,7 +232,7 @@ class Classifier(L.LightningModule):
             on_epoch=True,
             logger=False,
             batch_size=len(logits),
-            sync_dist=self.is_parallel,
+            sync_dist=True,
             add_dataloader_idx=False,
         )
         self.update_metrics(subset, logits, batch.targets)
@@ -242,11 +242,6 @@ class Classifier(L.LightningModule):
         metrics: MetricCollection = self.metrics[f"{subset}_metrics"]  # type: ignore[assignment]
         metrics.update(self.sum_logits(logits).softmax(dim=1), self.sum_targets(targets))
         self.log_dict(metrics, on_step=False, on_epoch=True, logger=False, add_dataloader_idx=False)
-
-    @property
-    def is_parallel(self) -> bool:
-        """Whether several processes share an epoch."""
-        return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def mix(values: Tensor, fraction: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from breakhis_pl.errors import TrainingError
-from breakhis_pl.models.classifier import Classifier
 from breakhis_pl.models.linear_probe import fit_linear_probe
 from breakhis_pl.run_folder import RunFolder, write_text
 
@@ -149,14 +148,12 @@ class NaNGuard(Callback):
         if pl_module.device.type == "cpu" or (batch_idx + 1) % NAN_CHECK_EVERY == 0:
             self._check(trainer, "the loss", pl_module.train_sums[0], step=batch_idx + 1)
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Check loss and weights at the end of an epoch.
 
         Raises:
             TrainingError: If one is not finite.
         """
-        if trainer.state.fn != "fit" or not isinstance(pl_module, Classifier):
-            return
         self._check(trainer, "the loss", pl_module.train_sums[0], step=trainer.num_training_batches)
         weights = torch.stack([value.detach().float().sum() for value in pl_module.state_dict().values()])
         self._check(trainer, "a weight", weights.sum(), step=trainer.num_training_batches)
@@ -181,10 +178,8 @@ class HeadWarmup(Callback):
     def __init__(self, n_epochs: int) -> None:
         self.n_epochs = n_epochs
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Freeze or unfreeze the backbone; a function of the epoch, so a resumed run needs no state."""
-        if not isinstance(pl_module, Classifier):
-            raise TypeError(type(pl_module).__name__)
         if trainer.current_epoch < self.n_epochs:
             BaseFinetuning.freeze(pl_module.network.backbone, train_bn=False)
             pl_module.network.backbone.eval()
@@ -266,5 +261,6 @@ class ProgressBar(TQDMProgressBar):
         """Add images per second to what the bar shows."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        rate, batch_size = self.train_progress_bar.format_dict["rate"], trainer.datamodule.data.batch_size  # type: ignore[attr-defined]
+        rate = self.train_progress_bar.format_dict["rate"]
+        batch_size = trainer.datamodule.data.batch_size * trainer.world_size  # type: ignore[attr-defined]
         return metrics if rate is None else {**metrics, "images/s": f"{rate * batch_size:.0f}"}

@@ -1,4 +1,4 @@
-"""Callback that captures the train step; imported on a GPU only."""
+"""Callback that captures the train step."""
 
 import logging
 from typing import Any
@@ -84,7 +84,7 @@ class CudaGraphs(Callback):
             for group in optimizer["param_groups"]:
                 group.update({"capturable": False} if "capturable" in group else {})
             for key, state in optimizer["state"].items():
-                step = {"step": state["step"].cpu()} if "step" in state else {}
+                step = {"step": state["step"].cpu()} if torch.is_tensor(state.get("step")) else {}
                 optimizer["state"][key] = state | step
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

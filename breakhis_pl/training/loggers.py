@@ -59,7 +59,7 @@ class SubsetTensorBoardLogger(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Flush all writers."""
-        for writer in self._writers.values():
+        for writer in self._all_writers():
             writer.flush()
 
     @rank_zero_only
@@ -70,9 +70,12 @@ class SubsetTensorBoardLogger(TensorBoardLogger):
     @rank_zero_only
     def close(self) -> None:
         """Close all writers."""
-        for writer in (*self._writers.values(), *([self._experiment] if self._experiment else [])):
+        for writer in self._all_writers():
             writer.close()
         self._writers.clear()
+
+    def _all_writers(self) -> list[SummaryWriter]:
+        return [*self._writers.values(), *([self._experiment] if self._experiment else [])]
 
 
 def log_results(loggers: Iterable[Logger], params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -86,12 +89,8 @@ def log_results(loggers: Iterable[Logger], params: Mapping[str, Any], metrics: M
     final = {f"hp/{name}": value for name, value in metrics.items()}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams({key: _scalar(value) for key, value in params.items()}, metrics=final)
+            logger.log_hyperparams(dict(params), metrics=final)
         else:
             logger.log_hyperparams(dict(params))
             logger.log_metrics(final)
         logger.save()
-
-
-def _scalar(value: Any) -> bool | float | str:
-    return value if isinstance(value, bool | int | float) else str(value)

@@ -10,6 +10,7 @@ import torch
 
 from breakhis_pl.config import DeviceConfig, TrainConfig, TrainerConfig
 from breakhis_pl.errors import ConfigurationError
+from breakhis_pl.run_folder import RunRecord
 
 CHANNELS_LAST_FROM = 96
 """Side in pixels from which channels_last is faster on a CPU; below it, contiguous is."""
@@ -18,10 +19,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt, from malloc.h of glibc."""
 
 
-def resolve_device(trainer: TrainerConfig | DeviceConfig) -> tuple[str, str]:
+def resolve_device(trainer: TrainerConfig | DeviceConfig, *, trained: RunRecord | None = None) -> tuple[str, str]:
     """Return the device type and the precision to use.
 
-    bf16-mixed on a GPU that has it in hardware, 16-mixed on older ones, 32-true elsewhere.
+    The precision is that of a run that was trained on this type of device; else bf16-mixed on a GPU that has it in
+    hardware, 16-mixed on older ones, and 32-true elsewhere.
+
+    Args:
+        trainer: Keys of `trainer`.
+        trained: The run whose network is used; None: one that is to be trained.
 
     Returns:
         "cuda", "mps" or "cpu", and Lightning's name of the precision.
@@ -38,6 +44,8 @@ def resolve_device(trainer: TrainerConfig | DeviceConfig) -> tuple[str, str]:
     device = {"gpu": "cuda", "auto": "cuda" if has_cuda else "mps" if has_mps else "cpu"}.get(accelerator, accelerator)
     if precision == "16-mixed" and device != "cuda":
         raise ConfigurationError("trainer.precision=16-mixed: needs a CUDA GPU; set trainer.precision=auto")
+    if precision == "auto" and trained is not None and trained.precision and str(trained.device).startswith(device):
+        return device, trained.precision
     if precision == "auto":
         has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = ("bf16-mixed" if has_bf16 else "16-mixed") if device == "cuda" else "32-true"

@@ -82,7 +82,6 @@ def make_trainer(
         ".*capturable=True.*",  # the last batch of an epoch is stepped without the graph
         ".*smaller than the logging interval.*",  # history.csv and the loggers have one row per epoch
         ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
-        ".*Found .* module.s. in eval mode.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -221,10 +220,10 @@ def make_loggers(config: TrainConfig, folder: Path, *, run_ids: dict[str, str]) 
         accepted = inspect.signature(get_class(logger.target)).parameters
         names = (name if number == 1 else f"{name}_{number}" for number in count(1))
         version = next(each for each in names if not (folder / each).exists())  # CSVLogger deletes older metrics
-        own = {"save_dir": str(folder), "name": "", "version": version, "run_id": None, "id": None, "resume": "allow"}
+        own = {"save_dir": str(folder), "name": "", "version": version}
         if name in run_ids:
             own |= {"run_id": run_ids[name], "id": run_ids[name]}
-        given = {key: value for key, value in own.items() if key in accepted and (value is not None)}
+        given = {key: value for key, value in own.items() if key in accepted}
         if "run_id" in accepted or "id" in accepted:  # MLflow and W&B name runs themselves
             given = {key: value for key, value in given.items() if key not in ("name", "version")}
         loggers[name] = _instantiate(f"logger.{name}", logger.model_dump() | given)

@@ -1,6 +1,7 @@
 """The page of app.py in Chromium."""
 
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from breakhis_pl.config import AppConfig, validate
+from tests.configs import compose_all
 from tests.conftest import REPOSITORY
 from tests.programs import run_program
 
@@ -73,6 +76,20 @@ def test_a_run_or_port_that_cannot_be_used_is_refused(
     outcome = run_program("app", f"run={finished_run}", argument, cwd=tmp_path)
     assert outcome.status == 1
     assert key in outcome.err
+
+
+def test_other_train_images_than_those_of_the_run_are_not_shown(finished_run: Path, tmp_path: Path) -> None:
+    from breakhis_pl.inference.app import open_train_images
+    from breakhis_pl.inference.predictor import open_predictor
+
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    config = validate(AppConfig, compose_all("app", f"run={copy}", "trainer.accelerator=cpu"))
+    predictor = open_predictor(copy, checkpoint="auto", trainer=config.trainer)
+    assert open_train_images(config, predictor) is not None
+    record = json.loads((copy / "run.json").read_text())
+    record["data"]["split_checksum"] = "of other images"
+    (copy / "run.json").write_text(json.dumps(record))
+    assert open_train_images(config, predictor) is None
 
 
 def test_nothing_in_a_cell_is_markup() -> None:

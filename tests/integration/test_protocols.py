@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.programs import TINY, run_program
 
@@ -95,6 +96,8 @@ def test_the_linear_probe_is_fitted_once(tmp_path: Path, synthetic_cache: Path, 
     assert len(history) == 1
     assert history["train_accuracy"][0] > 0.9
     assert (folder / "checkpoints" / "last.ckpt").is_file()
+    events = EventAccumulator(str(folder / "tensorboard" / "test")).Reload()
+    assert [event.step for event in events.Images("confusion_matrix")] == [1]
 
 
 def test_tumor_types_are_summed_to_benign_and_malignant(tmp_path: Path, synthetic_cache: Path) -> None:

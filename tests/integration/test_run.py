@@ -98,6 +98,20 @@ def test_evaluate_repeats_the_result_from_the_checkpoint(finished_run: Path, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
+def test_evaluate_computes_in_the_precision_of_the_run_and_knows_its_checkpoint(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(record | {"precision": "bf16-mixed"}))
+    checkpoint = f"checkpoint={copy}/../run/checkpoints/last.ckpt"
+    outcome = run_program("evaluate", f"run={copy}", checkpoint, "gallery=0", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert not (copy / "test_last").exists()
+    before, after = (read_predictions(each / "test" / "predictions.csv").prob_positive for each in (finished_run, copy))
+    assert 0 < np.abs(before - after).max() < 0.05
+
+
 def test_metrics_are_recomputed_from_a_table(finished_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished_run, tmp_path / "run")
     (copy / "test" / "metrics.json").unlink()

@@ -26,7 +26,7 @@ def published() -> Callable[..., Dataset]:
             ImageRecord(
                 Path(name.file_name),
                 name.file_name,
-                name.target,
+                name.target_of("binary"),
                 name.patient,
                 name.case,
                 name.magnification,

@@ -32,7 +32,6 @@ def make_data(write_images: Callable[..., Path], tmp_path: Path) -> MakeData:
         config = train_config(*keys, "data.image_size=32", "data.batch_size=5", *overrides)
         options: Any = {"seed": seed, "task": config.task, "progress_bar": False, **arguments}
         data = BreakHisDataModule(config.data, config.augmentation, **options)
-        data.prepare_data()
         data.setup()
         return data
 
@@ -143,10 +142,10 @@ def test_class_weights_belong_to_the_balance_loss(make_data: MakeData) -> None:
     assert weights[0] > 1 > weights[1]  # there are fewer benign patients
 
 
-def test_a_checkpoint_names_image_size_and_split_and_restores_mean_and_std(make_data: MakeData) -> None:
+def test_a_checkpoint_names_the_split_and_restores_mean_and_std(make_data: MakeData) -> None:
     data, other = make_data(), make_data("data.fold=3")
     state = data.state_dict()
-    assert (state["image_size"], state["split_checksum"], state["stain"]) == (32, data.split.checksum(), None)
+    assert (state["split_checksum"], state["stain"]) == (data.split.checksum(), None)
     saved = io.BytesIO()
     torch.save(state, saved)
     saved.seek(0)
@@ -191,10 +190,16 @@ def test_verify_compares_the_files_with_the_cache(make_data: MakeData) -> None:
 
 
 def test_a_last_batch_of_one_smallest_image_is_refused(make_data: MakeData) -> None:
-    with pytest.raises(ConfigurationError, match=r"data\.batch_size=53"):
-        make_data("data.batch_size=53")
-    make_data("data.batch_size=53", "data.image_size=33")
-    make_data("data.batch_size=53", overfit_batches=1)
+    def open_loader(size: int, world_size: int, *overrides: str, overfit_batches: int = 0) -> None:
+        data = make_data(f"data.batch_size={size}", *overrides, overfit_batches=overfit_batches)
+        train_indices(data, world_size=world_size)
+
+    for size, world_size in ((53, 1), (26, 2)):
+        with pytest.raises(ConfigurationError, match=rf"data\.batch_size={size}"):
+            open_loader(size, world_size)
+    open_loader(53, 2)
+    open_loader(53, 1, "data.image_size=33")
+    open_loader(53, 1, overfit_batches=1)
 
 
 def test_train_images_without_contrast_are_refused(make_data: MakeData, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(balance: Balance) -> None:
 def test_classes_are_balanced_and_images_repeated_equally_often(balance: Balance, expected: list[int]) -> None:
     sampler = make_sampler(balance)
     positions = list(sampler)
-    assert len(positions) == len(sampler) == sampler.n_images
+    assert len(positions) == len(sampler)
     assert Counter(TARGETS[position] for position in positions) == dict(enumerate(expected))
     times = Counter(positions)
     for target in range(3):

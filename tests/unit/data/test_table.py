@@ -224,6 +224,8 @@ def test_a_data_set_of_your_own_is_a_module(tmp_path: Path, monkeypatch: pytest.
     assert open_table("data.source=own.camelyon", "+data.slides=3") == 3
     with pytest.raises(ConfigurationError, match=r"data\.source"):
         open_table("data.source=own.nothing")
+    with pytest.raises(ConfigurationError, match="open_dataset"):
+        open_table("data.source=splits")
 
 
 def make_data(cache: Path, *overrides: str) -> BreakHisDataModule:

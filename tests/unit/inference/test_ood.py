@@ -56,6 +56,24 @@ def test_any_network_has_features_of_its_inner_layers(name: str) -> None:
     assert all(features.shape[0] == 2 and features.shape[1] >= 32 and features.ndim == 2 for features in recorded)
 
 
+class Mean(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "widths"),
+    [
+        (Mean(), [3, 3, 3]),
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(5, 6, 1), Mean()), [4, 4, 5]),
+    ],
+)
+def test_a_network_of_few_layers_has_features_too(network: nn.Module, widths: list[int]) -> None:
+    with torch.inference_mode(), record_features(network) as recorded:
+        network(torch.zeros(2, 3, 8, 8))
+    assert [features.shape for features in recorded] == [(2, width) for width in widths]
+
+
 def test_recorded_features_are_means_over_places() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 3), nn.Flatten(2), nn.Linear(9, 6), nn.Linear(6, 7))
     images = torch.randn(2, 3, 5, 5)

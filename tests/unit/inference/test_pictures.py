@@ -235,3 +235,6 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, mon
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
     with pytest.raises(DataError, match="30x20"):
         read_picture(tmp_path / "a.png")
+    monkeypatch.setattr("breakhis_pl.data.images.MAX_SIDE", 29)
+    with pytest.raises(DataError, match="29 along a side"):
+        read_picture(tmp_path / "a.png")

@@ -71,7 +71,7 @@ def fold_2() -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
         if official.subsets[2] is Subset.TEST
         for number in range(1, official.n_images[200] + 1)
     ]
-    return np.array([name.case for name in names], dtype=object), np.array([name.target for name in names])
+    return np.array([name.case for name in names], dtype=object), np.array([name.target_of("binary") for name in names])
 
 
 def simulate_fold_2(rng: np.random.Generator, *, recall: Sequence[float], correlation: float) -> Predictions:

@@ -4,6 +4,7 @@ Like a graph, the tape keeps the operations of a step with the tensors that they
 constants. Recording changes nothing, reading a value on the host is an error, and a replay runs the same operations.
 """
 
+import copy
 import csv
 import importlib
 import json
@@ -21,6 +22,7 @@ from torch.utils._pytree import tree_iter, tree_leaves
 
 from breakhis_pl.models.classifier import Classifier, mix
 from breakhis_pl.training import cuda_graph
+from breakhis_pl.training.cuda_graph_callback import CudaGraphs
 from tests.programs import TINY, run_program
 
 aten = torch.ops.aten
@@ -277,3 +279,10 @@ def test_a_mixed_batch_holds_each_item_and_the_one_before_it() -> None:
     values = torch.tensor([[1.0], [2.0], [4.0]])
     assert mix(values, torch.tensor(0.75)).flatten().tolist() == [1.75, 1.75, 3.5]
     assert math.isclose(mix(values, torch.tensor(0.3)).sum().item(), 7.0, rel_tol=1e-6)
+
+
+def test_an_optimizer_may_count_its_steps_on_the_host() -> None:
+    checkpoint = {"optimizer_states": [{"param_groups": [{"lr": 0.1}], "state": {0: {"step": 3}, 1: {}}}]}
+    saved = copy.deepcopy(checkpoint)
+    CudaGraphs(batch_size=1, is_required=False).on_save_checkpoint(None, None, saved)  # type: ignore[arg-type]
+    assert saved == checkpoint
