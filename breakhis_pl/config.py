@@ -139,7 +139,7 @@ class TableDataConfig(SharedDataConfig):
     root: UserPath | None
     """Folder that the paths of the images are relative to; null: that of the table."""
     positive: str | None
-    """Of two classes, the one whose recall is the sensitivity; null: the last one by name."""
+    """Of two classes, the one whose recall is the sensitivity; null: malignant, or the last one by name."""
 
 
 class OtherDataConfig(SharedDataConfig):
@@ -382,7 +382,7 @@ class TrainerConfig(Group):
     show_batch: bool
     """Write a picture of a train batch as the network receives it, and stop."""
     fast_dev_run: bool
-    """Run one train and one evaluation batch, write nothing, to debug."""
+    """Run one train and one evaluation batch, write no checkpoint and no results, to debug."""
     progress_bar: bool
     """Show a progress bar on a terminal."""
 
@@ -439,8 +439,8 @@ class TrainConfig(Group):
         return self.model.freeze and self.model.head == "linear" and self.augmentation.is_identity
 
 
-class EvaluateDataConfig(Group):
-    """Keys of `data` in evaluate.py; null: as in training."""
+class MovedDataConfig(Group):
+    """Keys of `data` in app.py; null: as in training."""
 
     root: UserPath | None
     """Folder of the images, if it has moved."""
@@ -448,6 +448,11 @@ class EvaluateDataConfig(Group):
     """Table of the images, if it has moved."""
     cache_dir: UserPath | None
     """Folder of the caches of decoded images."""
+
+
+class EvaluateDataConfig(MovedDataConfig):
+    """Keys of `data` in evaluate.py; null: as in training."""
+
     batch_size: int | None = Field(ge=1)
     """Images per step."""
 
@@ -458,7 +463,7 @@ class DeviceConfig(Group):
     accelerator: Accelerator
     """auto: the GPU if there is one."""
     precision: Precision
-    """auto: bf16-mixed or 16-mixed on a GPU, 32-true elsewhere."""
+    """auto: that of the training on this type of device; else bf16-mixed or 16-mixed on a GPU, 32-true elsewhere."""
 
 
 class EvaluateConfig(Group):
@@ -524,7 +529,7 @@ class AppConfig(Group):
     """Address that the page is served at; 127.0.0.1 is this machine only."""
     port: int = Field(ge=1, le=65535)
     """Port of the address."""
-    data: EvaluateDataConfig
+    data: MovedDataConfig
     trainer: DeviceConfig
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from breakhis_pl.config import EvaluateConfig, EvaluateDataConfig, TrainConfig, make_title, validate
+from breakhis_pl.config import EvaluateConfig, MovedDataConfig, TrainConfig, make_title, validate
 from breakhis_pl.data.datamodule import BreakHisDataModule
 from breakhis_pl.data.dataset import Dataset, Subset
 from breakhis_pl.errors import CheckpointError, ConfigurationError, RunFolderError
@@ -210,7 +210,7 @@ def evaluate(config: EvaluateConfig) -> None:
     log.info("%s", folder)
 
 
-def moved(stored: dict[str, Any], now: EvaluateDataConfig) -> dict[str, Any]:
+def moved(stored: dict[str, Any], now: MovedDataConfig) -> dict[str, Any]:
     """Return a run's configuration with a program's folders and batch size."""
     given = {name: value for name, value in now if value is not None}
     if "batch_size" in given:

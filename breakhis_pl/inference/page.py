@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from breakhis_pl.errors import pluralize
 from breakhis_pl.metrics.calibration import Calibration
 from breakhis_pl.reporting.checks import Check, documentation_link
 from breakhis_pl.reporting.pages import Picture, Table, data_uri, render
@@ -54,9 +55,11 @@ def write_page(
     counts = [[name, *(f"{(values == name).sum():,}" for values in columns.values())] for name in classes]
     warnings = []
     if is_flagged.any():
-        warnings.append((f"{is_flagged.sum():,} pictures are out of distribution.", "Do not use their predictions."))
+        warnings.append(
+            (f"{pluralize(is_flagged.sum(), 'picture')} out of distribution.", "Do not use their predictions.")
+        )
     if len(failures) > 0:
-        warnings.append((f"{len(failures):,} pictures cannot be read.", "They are listed below, each with the reason."))
+        warnings.append((f"{pluralize(len(failures), 'picture')} cannot be read.", "The reasons are listed below."))
     text = render(
         "predictions.html.j2",
         title=title,

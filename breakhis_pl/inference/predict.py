@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from breakhis_pl.config import PredictConfig
-from breakhis_pl.errors import DataError, RunFolderError, join_truncated
+from breakhis_pl.errors import DataError, RunFolderError, join_truncated, pluralize
 from breakhis_pl.inference.page import N_SHOWN, PREDICTIONS_PAGE, write_page
 from breakhis_pl.inference.pictures import find_pictures
 from breakhis_pl.inference.predictor import NOTICE, Picture, Predictor, Unreadable, open_predictor
@@ -22,6 +22,7 @@ from breakhis_pl.metrics.calibration import at_temperature
 from breakhis_pl.metrics.predictions import PREDICTIONS_CSV
 from breakhis_pl.reporting.checks import prediction_checks
 from breakhis_pl.reporting.gallery import save_picture
+from breakhis_pl.reporting.program import log_checks
 from breakhis_pl.reporting.runs import read_run
 from breakhis_pl.run_folder import lock_run
 
@@ -49,7 +50,7 @@ def predict(config: PredictConfig, folder: Path) -> None:
     paths, folders = find_pictures(config.images if isinstance(config.images, list) else [config.images])
     predictor = open_predictor(config.run, checkpoint=config.checkpoint, trainer=config.trainer)
     classes, backbone = predictor.classifier.parent_classes, predictor.classifier.config.backbone
-    log.info("%s in %s on %s: %d pictures", backbone, predictor.precision, predictor.device, len(paths))
+    log.info("%s in %s on %s: %s", backbone, predictor.precision, predictor.device, pluralize(len(paths), "picture"))
     with lock_run(folder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, which is not used
         if (folder / PREDICTIONS_CSV).exists():
@@ -59,6 +60,7 @@ def predict(config: PredictConfig, folder: Path) -> None:
         failures = pd.DataFrame([(str(path), reason) for path, reason in rows], columns=["image", "reason"])
         if rows:
             append_csv(failures, folder / UNREADABLE_CSV, header=True)
+        checks = prediction_checks(read_run(config.run))
         by_uncertainty = sort_by_uncertainty(table, classes)
         shown = map(predictor.decode, map(Path, by_uncertainty["image"].head(N_SHOWN)))
         write_page(
@@ -69,8 +71,9 @@ def predict(config: PredictConfig, folder: Path) -> None:
             classes=classes,
             calibration=predictor.calibration,
             title=f"{backbone}, {config.run.name}",
-            checks=prediction_checks(read_run(config.run)),
+            checks=checks,
         )
+    log_checks(checks)
     for column in table.columns.intersection(["predicted", "decision", "out_of_distribution"]):
         counts = table.loc[table[column] != "", column].value_counts()
         values = ", ".join(f"{name} {n:,}" for name, n in counts.items())
@@ -78,7 +81,7 @@ def predict(config: PredictConfig, folder: Path) -> None:
     log.info("%s, %s\n%s", folder / PREDICTIONS_CSV, PREDICTIONS_PAGE, NOTICE)
     if rows:
         names = join_truncated(f"{path} ({reason})" for path, reason in rows)
-        raise DataError(f"{len(rows)} pictures cannot be read, see {folder / UNREADABLE_CSV}: {names}")
+        raise DataError(f"{pluralize(len(rows), 'picture')} cannot be read, see {folder / UNREADABLE_CSV}: {names}")
 
 
 def predict_pictures(

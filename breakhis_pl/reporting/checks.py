@@ -61,7 +61,7 @@ def documentation_link(folder: Path) -> str | None:
 def run_checks(run: Run) -> list[Check]:
     """Return the checks that a run with a result did not pass, the most important first.
 
-    Of a table without a run folder, and of another subset than test, only the checks of its predictions are made.
+    Of a table without a run folder, and of another subset than test, only its predictions and images are checked.
     """
     if run.predictions is None or run.metrics is None:
         raise ValueError(f"{run.name} has no result")

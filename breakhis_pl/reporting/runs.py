@@ -122,7 +122,7 @@ class Run:
 
     @property
     def one_class(self) -> str | None:
-        """Class that all images are predicted as, or almost all although fewer are of it; None if there is none."""
+        """Class that all images are predicted as, or almost all though clearly fewer are of it; None if none."""
         if self.predictions is None or len(set(self.predictions.target.tolist())) == 1:
             return None
         predicted, target = (

@@ -85,7 +85,7 @@ def reason_against_cuda_graph(config: TrainConfig, *, device: str, precision: st
         precision: Lightning's name.
 
     Raises:
-        ConfigurationError: If trainer.cuda_graphs=true asks for what cannot be.
+        ConfigurationError: If trainer.cuda_graphs=true asks on a GPU for what cannot be.
     """
     trainer = config.trainer
     is_resnet = config.model.library == "torchvision" and "resne" in config.model.backbone

@@ -16,6 +16,7 @@ def test_test_images_get_the_probabilities_of_the_run_and_an_unreadable_one_sets
     )
     assert outcome.status == 1
     assert "slide.svs" in outcome.err
+    assert "C02 Synthetic images" in outcome.out + outcome.err
     table = pd.read_csv(tmp_path / "out/predictions.csv")
     table["image"] = [Path(name).name for name in table["image"]]
     both = expected.merge(table.drop_duplicates("image"), on="image", suffixes=("", "_here"))
