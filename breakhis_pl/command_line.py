@@ -26,25 +26,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-from breakhis_pl.config import AppConfig, EvaluateConfig, Group, PredictConfig, TrainConfig
+from breakhis_pl.config import Group, TrainConfig
 from breakhis_pl.errors import ConfigurationError, RunFolderError, join_truncated, pluralize
 from breakhis_pl.job import check_inputs, key_of, load, run_name
 from breakhis_pl.messages import explain, mask_password
 from breakhis_pl.run_folder import RunFolder
-from breakhis_pl.tuning_config import TuneConfig
 
 log = logging.getLogger(__name__)
 
-PROGRAMS: dict[str, type[Group]] = {
-    "train": TrainConfig,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-    "app": AppConfig,
-    "tune": TuneConfig,
+PROGRAMS = {
+    "train": "breakhis_pl.config.TrainConfig",
+    "evaluate": "breakhis_pl.config.EvaluateConfig",
+    "predict": "breakhis_pl.config.PredictConfig",
+    "app": "breakhis_pl.config.AppConfig",
+    "tune": "breakhis_pl.tuning_config.TuneConfig",
 }
-"""Configuration of each program."""
+"""Import path of the configuration of each program."""
 CHDIR_FAULT = "hydra.job.chdir=true: relative paths would change their meaning; drop it"
 
 STOP_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
@@ -156,7 +156,7 @@ class RunCallback(Callback):
                     f"--config-name={program}: is not one of {', '.join(PROGRAMS)}; put your keys in "
                     "<folder>/experiment/<name>.yaml and set --config-dir=<folder> experiment=<name>"
                 )
-            typed = load(PROGRAMS[program], config, config.hydra.overrides.task)
+            typed = load(get_class(PROGRAMS[program]), config, config.hydra.overrides.task)
             ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")]
             # Lightning, torchrun or srun has started this process as another than the first one
             is_further = isinstance(typed, TrainConfig) and typed.trainer.is_distributed and set(ranks) != {"0"}
