@@ -114,7 +114,8 @@ def test_debug_options_run(tmp_path: Path, synthetic_cache: Path, option: str) -
     outcome = run_program("train", *arguments, "hydra.run.dir=run", cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     if option == "overfit":
-        assert pd.read_csv(tmp_path / "run" / "history.csv")["train_loss"].iloc[-1] < 0.1
+        losses = pd.read_csv(tmp_path / "run" / "history.csv")["train_loss"]
+        assert losses.iloc[-1] < 0.25 * losses.iloc[0]
     else:
         assert not (tmp_path / "run" / "run.json").exists()
     if option == "batch":

@@ -138,6 +138,13 @@ def test_evaluate_has_other_subsets_views_and_checkpoints(finished_run: Path, tm
         assert outcome.status == 0, outcome.err
         assert (copy / folder / "metrics.json").is_file()
         assert "C02" in outcome.out + outcome.err
+    split, test = pd.read_csv(copy / "split.csv"), read_predictions(copy / "test" / "predictions.csv")
+    train, views = (read_predictions(copy / name / "predictions.csv") for name in ("train", "test_dihedral"))
+    assert set(train.image) == set(split["image"][split["subset"] == "train"])
+    assert views.image.tolist() == test.image.tolist()
+    assert np.abs(views.prob_positive - test.prob_positive).max() > 1e-6
+    other = copy / "test_other" / "predictions.csv"
+    assert other.read_bytes() == (finished_run / "test" / "predictions.csv").read_bytes()
 
 
 def test_a_checkpoint_of_another_split_is_refused(finished_run: Path, tmp_path: Path) -> None:

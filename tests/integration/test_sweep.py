@@ -66,7 +66,14 @@ def test_a_sweep_in_an_experiment_file_has_a_folder_per_run(
                 sessions.append(os.getsid(self.pid))
 
     monkeypatch.setattr(subprocess, "Popen", Watched)
-    monkeypatch.setattr(command_line, "pages_follow", lambda: is_on_gpu and command_line.RunCallback.n_left > 1)
+    decide = command_line.pages_follow
+
+    def decide_on_gpu() -> bool:
+        with pytest.MonkeyPatch.context() as gpu:
+            gpu.setattr("torch.cuda.is_available", lambda: is_on_gpu)
+            return decide()
+
+    monkeypatch.setattr(command_line, "pages_follow", decide_on_gpu)
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      seed: 0,1\n"

@@ -229,3 +229,20 @@ def test_shapes_depend_on_no_value_so_that_a_cuda_graph_can_be_captured() -> Non
     pixels = smooth_images(4).to("meta")
     images = normalize(pixels, mean=MEAN.to("meta"), std=STD.to("meta"), parameters=parameters)
     assert images.shape == (4, 3, 48, 48)
+
+
+class Dim:
+    """A transform of one's own."""
+
+    n_random = 1
+
+    def __call__(self, images: Tensor, random: Tensor) -> Tensor:
+        return images * random.view(-1, 1, 1, 1)
+
+
+def test_a_transform_of_ones_own_gets_the_random_numbers_of_its_images() -> None:
+    pixels = smooth_images(4)
+    found = augment(pixels, config(own={"_target_": "tests.unit.data.test_augmentation.Dim"}), seed=1, epoch=2)
+    generator = torch.Generator().manual_seed(derived_seed(1, "augmentation own", 2))
+    expected = pixels.permute(0, 3, 1, 2).float() * torch.rand((4, 1), generator=generator).view(-1, 1, 1, 1)
+    assert torch.equal(found, expected)

@@ -207,3 +207,8 @@ def test_train_images_without_contrast_are_refused(make_data: MakeData, tmp_path
         Image.new("RGB", (20, 16), "pink").save(path)
     with pytest.raises(DataError):
         make_data()
+
+
+def test_a_gpu_evaluates_larger_batches(make_data: MakeData) -> None:
+    data = make_data()
+    assert [data._eval_batch_size(torch.device(each)) for each in ("cpu", "cuda")] == [5, 20]

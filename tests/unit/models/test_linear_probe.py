@@ -70,3 +70,17 @@ def test_a_fit_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(linear_probe, "MAX_ITERATIONS", 1)
     with pytest.raises(TrainingError, match=r"model\.l2"):
         fit(*draw_problem(3), n_classes=3)
+
+
+def test_a_weight_of_2_counts_like_an_image_given_twice() -> None:
+    features, targets = draw_problem(2)
+    features = features - features.mean(0)
+    features, targets = torch.cat([features, -features]), torch.cat([targets, targets])
+    standard = features / features.std(0, correction=0)
+    weights = 1.0 + (torch.arange(len(targets)) % 2)
+    head = nn.Linear(6, 2)
+    fit_linear_probe(head, standard, targets, l2=L2, weights=weights)
+    reference = LogisticRegression(C=2 / (L2 * len(targets)), tol=1e-8, max_iter=1000)
+    reference.fit(standard.double(), targets, weights.double())
+    expected = reference.predict_proba(standard.double())
+    np.testing.assert_allclose(head(standard).softmax(1).detach(), expected, atol=1e-4)

@@ -134,3 +134,20 @@ def test_every_code_has_an_anchor_in_the_documentation_and_the_link_leads_there(
     assert set(FAULTS) == set(re.findall(r'"(C\d+)"', Path(checks.__file__).read_text(encoding="utf-8")))
     link = documentation_link(tmp_path / "run")
     assert (tmp_path / "run" / link).resolve() == DOCUMENTATION
+
+
+@pytest.mark.parametrize(
+    ("code", "n", "is_reported"), [("C06", 9, True), ("C06", 10, False), ("C09", 31, True), ("C09", 33, False)]
+)
+def test_a_limit_is_the_documented_one(tmp_path: Path, code: str, n: int, is_reported: bool) -> None:
+    """Fewer than 10 cases of a class; less than a third of the images."""
+    table = make_table(skill=9, n_patients=40, n_cases=40, n_images=4)
+    benign, malignant = (np.flatnonzero(table.target == target) for target in (0, 1))
+    kept = [*benign[: 4 * n], *malignant] if code == "C06" else [*benign[:n], *malignant[: 98 - n]]
+    codes = codes_of(write_run(tmp_path / "run", table.take(np.array(kept)), history=None))
+    assert (code in codes) is is_reported
+
+
+def test_predictions_have_the_documented_checks() -> None:
+    (listed,) = re.findall(r"predictions.html lists\n(.*) of the run", DOCUMENTATION.read_text(encoding="utf-8"))
+    assert tuple(re.findall(r"C\d+", listed)) == checks.FOR_PREDICTIONS

@@ -26,3 +26,11 @@ def test_all_runs_are_listed_with_result_date_and_link_the_newest_first(tmp_path
     assert first[2][-1] == "2026-01-01 10:00"
     assert {"2026-01-01/old/report.html", "sweeps/a/comparison.html"} <= set(page.attributes("href"))
     assert [row[0] for row in second[1:]] == ["sweeps/a"]
+
+
+def test_of_many_runs_the_newest_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("breakhis_pl.reporting.index.MAX_RUNS", 2)
+    for day in (1, 3, 2):
+        write_run(tmp_path / f"day{day}", status="failed", started=f"2026-01-0{day}T10:00:00+00:00")
+    (rows,) = ParsedPage(write_index(tmp_path)).tables.values()
+    assert [row[0] for row in rows[1:]] == ["day3", "day2"]

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from breakhis_pl.run_folder import RunFolder
 from breakhis_pl.train import train
 from breakhis_pl.training.callbacks import MovableCheckpoint, learning_rate
-from breakhis_pl.training.loggers import log_results
+from breakhis_pl.training.loggers import SubsetTensorBoardLogger, log_results
 from breakhis_pl.training.trainer import make_loggers, make_trainer
 from tests.configs import train_config
 from tests.programs import TINY
@@ -94,3 +95,13 @@ def test_a_run_may_train_without_evaluating_anything(tmp_path: Path, synthetic_c
     (row,) = pd.read_csv(tmp_path / "run" / "history.csv").to_dict("records")
     assert {"train_loss", "train_accuracy", "images_per_second"} <= row.keys()
     assert not any(name.startswith(("val_", "test_")) for name in row)
+
+
+def test_a_resumed_run_replaces_points_after_its_checkpoint(tmp_path: Path) -> None:
+    for steps in ((1, 2, 3), (2, 3)):
+        logger = SubsetTensorBoardLogger(str(tmp_path))
+        for step in steps:
+            logger.log_metrics({"test_loss": float(len(steps))}, step=step)
+        logger.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "test")).Reload().Scalars("loss")
+    assert [(each.step, each.value) for each in events] == [(1, 3.0), (2, 2.0), (3, 2.0)]
