@@ -256,10 +256,8 @@ class RunCallback(Callback):
 
         A further process of a distributed run takes the folder that the first one has chosen.
         """
-        folder, is_default = (
-            Path(config.hydra.run.dir),
-            "hydra.run.dir" not in map(key_of, config.hydra.overrides.hydra),
-        )
+        folder = Path(config.hydra.run.dir)
+        is_default = "hydra.run.dir" not in map(key_of, config.hydra.overrides.hydra)
         if isinstance(typed, TrainConfig) and typed.resume is not None:
             _set_folder(config.hydra.run, "dir", typed.resume)
             _set_folder(config.hydra, "output_subdir", None)  # keep the .hydra of the first start

@@ -86,6 +86,8 @@ def train(
             loggers=list(loggers.values()),
         )
         make_optimizers(config, classifier.network)  # raises if a class cannot be used, before anything is written
+        data.trainer = trainer  # knows how many processes share an epoch
+        data.train_dataloader()  # raises if batch norm cannot use the last batch
         writes = is_first and not config.trainer.fast_dev_run
         if writes:
             for logger in loggers.values():

@@ -14,6 +14,7 @@ REFUSED = {
     "modle": ["modle=resnet18"],
     "data.fold": ["experiment=demo", "data.fold=6"],
     "data.image_size": ["experiment=demo", "data.image_size=0"],
+    "the last batch of 54": [*TINY, "data.batch_size=53"],
     "model.dropout": ["model.dropout=1"],
     "data.root=nowhere": ["data.root=nowhere"],
     "optimizer.lr=0.001": ["optimizer.lr=0,001"],
